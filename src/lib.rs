@@ -6,6 +6,8 @@
 #![warn(missing_docs)]
 
 pub mod error;
+pub mod graph;
 pub mod media;
+pub mod ops;
 
 pub use error::{Error, Result};

@@ -1,0 +1,114 @@
+//! Verification cases: one table serves correctness, gradient and speed on every device.
+
+use super::Op;
+use crate::graph::{Shape, Tensor};
+
+/// How the data of a case is drawn.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Data {
+    /// Whole numbers from -4 to 4: sums of products are exact in float32, so results are compared bit for bit.
+    Integers,
+    /// Normal with this mean and standard deviation 1.
+    Normal(f64),
+    /// Uniform between 0 and 1.
+    Probability,
+    /// 0 or 1.
+    Mask,
+    /// Uniform between 0.5 and 2: scales and reciprocal standard deviations.
+    Positive,
+}
+
+/// How closely a device must agree with the reference.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Fit {
+    /// Bit for bit.
+    Exact,
+    /// Relative L2 error of each result at most this.
+    Relative(f64),
+}
+
+/// One use of an operator to verify.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Case {
+    /// The operator with its attributes.
+    pub op: Op,
+    /// Shape and data of each input.
+    pub inputs: Vec<(Shape, Data)>,
+    /// How closely devices must agree.
+    pub fit: Fit,
+}
+
+impl Case {
+    /// A case whose inputs are all drawn alike: exact for integers, within 1e-5 otherwise.
+    pub fn new(op: impl Into<Op>, inputs: &[Shape], data: Data) -> Case {
+        Case::mixed(op, &inputs.iter().map(|&shape| (shape, data)).collect::<Vec<_>>())
+    }
+
+    /// A case with data per input: exact where all are integers, within 1e-5 otherwise.
+    pub fn mixed(op: impl Into<Op>, inputs: &[(Shape, Data)]) -> Case {
+        let exact = inputs.iter().all(|(_, data)| *data == Data::Integers);
+        let fit = if exact { Fit::Exact } else { Fit::Relative(1e-5) };
+        Case { op: op.into(), inputs: inputs.to_vec(), fit }
+    }
+
+    /// The same case with another bound.
+    pub fn within(mut self, bound: f64) -> Case {
+        self.fit = Fit::Relative(bound);
+        self
+    }
+
+    /// The inputs, the same for the same case and seed, rounded to float32 so that every device gets them exactly.
+    pub fn draw(&self, seed: u64) -> Vec<Tensor<f32>> {
+        let mut random = Random::new(seed);
+        self.inputs.iter().map(|&(shape, data)| Tensor::from_fn(shape, |_| random.draw(data) as f32)).collect()
+    }
+}
+
+impl std::fmt::Display for Case {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:?} of", self.op)?;
+        for (i, (shape, data)) in self.inputs.iter().enumerate() {
+            write!(f, "{} {shape} {data:?}", if i == 0 { "" } else { "," })?;
+        }
+        Ok(())
+    }
+}
+
+/// SplitMix64 (Steele, Lea, Flood 2014): small, seedable, the same everywhere.
+#[derive(Debug, Clone)]
+pub(crate) struct Random(u64);
+
+impl Random {
+    pub(crate) fn new(seed: u64) -> Random {
+        Random(seed)
+    }
+
+    fn bits(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// Uniform in (0, 1).
+    pub(crate) fn uniform(&mut self) -> f64 {
+        ((self.bits() >> 11) as f64 + 0.5) / (1u64 << 53) as f64
+    }
+
+    /// Normal with mean 0 and standard deviation 1 (Box-Muller).
+    pub(crate) fn normal(&mut self) -> f64 {
+        let (radius, angle) = ((-2.0 * self.uniform().ln()).sqrt(), std::f64::consts::TAU * self.uniform());
+        radius * angle.cos()
+    }
+
+    fn draw(&mut self, data: Data) -> f64 {
+        match data {
+            Data::Integers => (self.bits() % 9) as f64 - 4.0,
+            Data::Normal(mean) => mean + self.normal(),
+            Data::Probability => self.uniform(),
+            Data::Mask => (self.bits() % 2) as f64,
+            Data::Positive => 0.5 + 1.5 * self.uniform(),
+        }
+    }
+}

@@ -1,0 +1,339 @@
+//! 2D convolution (cross-correlation, as the field uses the word), with its input and filter gradients.
+//!
+//! `y[n,o,i,j] = b[o] + sum over c,u,v of w[o,c,u,v] x[n,c, i s + u d - p, j s + v d - p]`, zero outside the map.
+
+use super::{Case, ChannelSum, Data, Epilogues, Operator, at, expect, expect_bias, expect_maps, maps_of};
+use crate::error::Result;
+use crate::graph::{Backward, Graph, Shape, Tensor, ValueId};
+
+/// `(maps, filter[, bias]) -> maps`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Conv {
+    /// Step from one output pixel to the next, in input pixels.
+    pub stride: usize,
+    /// Rows and columns of zeros around the input.
+    pub padding: usize,
+    /// Distance between neighbouring taps, in input pixels.
+    pub dilation: usize,
+}
+
+/// `(output cotangent, filter) -> maps` of `height` x `width`: the gradient of [`Conv`] with respect to its input.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ConvInputGrad {
+    /// The convolution.
+    pub conv: Conv,
+    /// Rows of the convolution's input.
+    pub height: usize,
+    /// Columns of the convolution's input.
+    pub width: usize,
+}
+
+/// `(input, output cotangent) -> filter`: the gradient of [`Conv`] with respect to its filter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ConvFilterGrad {
+    /// The convolution.
+    pub conv: Conv,
+    /// Kernel rows.
+    pub kernel_height: usize,
+    /// Kernel columns.
+    pub kernel_width: usize,
+}
+
+impl Conv {
+    /// Stride 1, no dilation, zeros so that the map keeps its size with an odd `kernel`.
+    pub fn same(kernel: usize) -> Conv {
+        Conv { stride: 1, padding: kernel / 2, dilation: 1 }
+    }
+
+    /// Rows (or columns) of the output for `size` rows of input, or `None` when the kernel does not fit.
+    pub fn output_size(&self, size: usize, kernel: usize) -> Option<usize> {
+        let reach = self.dilation * (kernel - 1) + 1;
+        (size + 2 * self.padding).checked_sub(reach).map(|room| room / self.stride + 1)
+    }
+
+    /// The input row (or column) that tap `tap` of output `position` reads, if it lies within `size`.
+    fn tap(&self, position: usize, tap: usize, size: usize) -> Option<usize> {
+        (position * self.stride + tap * self.dilation).checked_sub(self.padding).filter(|&at| at < size)
+    }
+
+    fn checked_filter(&self, filter: Shape) -> Result<(usize, usize, usize, usize), String> {
+        match filter {
+            Shape::Filter { outputs, inputs, height, width } if height > 0 && width > 0 => {
+                Ok((outputs, inputs, height, width))
+            }
+            other => Err(format!("the weights must be a filter, not {other}")),
+        }
+    }
+
+    fn output_sizes(&self, size: (usize, usize), kernel: (usize, usize)) -> Result<(usize, usize), String> {
+        if self.stride == 0 || self.dilation == 0 {
+            return Err("stride and dilation must be at least 1".into());
+        }
+        match (self.output_size(size.0, kernel.0), self.output_size(size.1, kernel.1)) {
+            (Some(height), Some(width)) => Ok((height, width)),
+            _ => Err(format!("a kernel of {}x{} does not fit", kernel.0, kernel.1)),
+        }
+    }
+}
+
+impl Operator for Conv {
+    fn name(&self) -> &'static str {
+        "conv"
+    }
+
+    fn infer(&self, inputs: &[Shape]) -> Result<Vec<Shape>, String> {
+        let [maps, filter] = expect::<2>(&inputs[..inputs.len().min(2)])?;
+        let (batch, channels, height, width) = expect_maps(maps, "the input")?;
+        let (outputs, filter_inputs, kernel_height, kernel_width) = self.checked_filter(filter)?;
+        if channels != filter_inputs {
+            return Err(format!("the filter reads {filter_inputs} channels, the input has {channels}"));
+        }
+        expect_bias(inputs.get(2), outputs)?;
+        let (height, width) = self.output_sizes((height, width), (kernel_height, kernel_width))?;
+        Ok(vec![Shape::Maps { batch, channels: outputs, height, width }])
+    }
+
+    fn flops(&self, inputs: &[Shape], outputs: &[Shape]) -> u64 {
+        product_flops(inputs[1], outputs[0])
+    }
+
+    fn reference(&self, inputs: &[&Tensor<f64>]) -> Vec<Tensor<f64>> {
+        let (x, w) = (inputs[0], inputs[1]);
+        let Shape::Filter { outputs, height: kernel_height, width: kernel_width, .. } = w.shape() else {
+            unreachable!("infer accepts filters only")
+        };
+        let (batch, channels, height, width) = maps_of(x);
+        let rows = self.output_size(height, kernel_height).unwrap_or(0);
+        let columns = self.output_size(width, kernel_width).unwrap_or(0);
+        let mut y = Tensor::filled(Shape::maps(batch, outputs, rows, columns), 0.0);
+        if let Some(bias) = inputs.get(2) {
+            add_bias(&mut y, bias);
+        }
+        let shape = y.shape();
+        self.for_each_product(
+            (batch, outputs, channels),
+            (rows, columns),
+            (kernel_height, kernel_width),
+            (height, width),
+            |n, o, c, (i, j), (u, v), (yy, xx)| {
+                y.data_mut()[at(shape, n, o, i, j)] +=
+                    w.data()[at(w.shape(), o, c, u, v)] * x.data()[at(x.shape(), n, c, yy, xx)];
+            },
+        );
+        vec![y]
+    }
+
+    fn gradient(&self, mut backward: Backward<'_>) -> Result<Vec<Option<ValueId>>> {
+        let dy = backward.cotangent()?;
+        let (x, w) = (backward.node.inputs[0], backward.node.inputs[1]);
+        let (Shape::Maps { height, width, .. }, Shape::Filter { height: kernel_height, width: kernel_width, .. }) =
+            (backward.graph.shape(x), backward.graph.shape(w))
+        else {
+            unreachable!("infer accepts maps and a filter only")
+        };
+        let dx = backward.when_wanted(0, ConvInputGrad { conv: *self, height, width }, &[dy, w])?;
+        let dw = backward.when_wanted(1, ConvFilterGrad { conv: *self, kernel_height, kernel_width }, &[x, dy])?;
+        let db = backward.when_wanted(2, ChannelSum, &[dy])?;
+        Ok(vec![dx, dw, db])
+    }
+
+    fn epilogues(&self) -> Epilogues {
+        Epilogues { residual: false, relu: true }
+    }
+}
+
+impl Operator for ConvInputGrad {
+    fn name(&self) -> &'static str {
+        "conv input gradient"
+    }
+
+    fn infer(&self, inputs: &[Shape]) -> Result<Vec<Shape>, String> {
+        let [cotangent, filter] = expect::<2>(inputs)?;
+        let (batch, channels, rows, columns) = expect_maps(cotangent, "the cotangent")?;
+        let (outputs, filter_inputs, kernel_height, kernel_width) = self.conv.checked_filter(filter)?;
+        if channels != outputs {
+            return Err(format!("the filter makes {outputs} channels, the cotangent has {channels}"));
+        }
+        let expected = self.conv.output_sizes((self.height, self.width), (kernel_height, kernel_width))?;
+        if expected != (rows, columns) {
+            let (height, width) = (self.height, self.width);
+            return Err(format!("an input of {height}x{width} gives {}x{}", expected.0, expected.1));
+        }
+        Ok(vec![Shape::Maps { batch, channels: filter_inputs, height: self.height, width: self.width }])
+    }
+
+    fn flops(&self, inputs: &[Shape], _outputs: &[Shape]) -> u64 {
+        product_flops(inputs[1], inputs[0])
+    }
+
+    fn reference(&self, inputs: &[&Tensor<f64>]) -> Vec<Tensor<f64>> {
+        vec![spread(&self.conv, inputs[0], inputs[1], self.height, self.width)]
+    }
+}
+
+impl Operator for ConvFilterGrad {
+    fn name(&self) -> &'static str {
+        "conv filter gradient"
+    }
+
+    fn infer(&self, inputs: &[Shape]) -> Result<Vec<Shape>, String> {
+        let [maps, cotangent] = expect::<2>(inputs)?;
+        let (batch, channels, height, width) = expect_maps(maps, "the input")?;
+        let (cotangent_batch, outputs, rows, columns) = expect_maps(cotangent, "the cotangent")?;
+        let kernel = (self.kernel_height, self.kernel_width);
+        let expected = self.conv.output_sizes((height, width), kernel)?;
+        if batch != cotangent_batch || expected != (rows, columns) {
+            let (rows, columns) = expected;
+            return Err(format!("the cotangent must have batch {batch} and {rows}x{columns} pixels"));
+        }
+        Ok(vec![Shape::Filter { outputs, inputs: channels, height: kernel.0, width: kernel.1 }])
+    }
+
+    fn flops(&self, inputs: &[Shape], outputs: &[Shape]) -> u64 {
+        product_flops(outputs[0], inputs[1])
+    }
+
+    fn reference(&self, inputs: &[&Tensor<f64>]) -> Vec<Tensor<f64>> {
+        let (x, dy) = (inputs[0], inputs[1]);
+        let ((batch, channels, height, width), (_, outputs, rows, columns)) = (maps_of(x), maps_of(dy));
+        let kernel = (self.kernel_height, self.kernel_width);
+        let shape = Shape::Filter { outputs, inputs: channels, height: kernel.0, width: kernel.1 };
+        let mut dw = Tensor::filled(shape, 0.0);
+        self.conv.for_each_product(
+            (batch, outputs, channels),
+            (rows, columns),
+            kernel,
+            (height, width),
+            |n, o, c, (i, j), (u, v), (yy, xx)| {
+                dw.data_mut()[at(shape, o, c, u, v)] +=
+                    dy.data()[at(dy.shape(), n, o, i, j)] * x.data()[at(x.shape(), n, c, yy, xx)];
+            },
+        );
+        vec![dw]
+    }
+}
+
+impl Conv {
+    /// Calls `product(n, o, c, output pixel, tap, input pixel)` for every product of the convolution's sum.
+    fn for_each_product(
+        &self,
+        (batch, outputs, channels): (usize, usize, usize),
+        (rows, columns): (usize, usize),
+        (kernel_height, kernel_width): (usize, usize),
+        (height, width): (usize, usize),
+        mut product: impl FnMut(usize, usize, usize, (usize, usize), (usize, usize), (usize, usize)),
+    ) {
+        for n in 0..batch {
+            for o in 0..outputs {
+                for c in 0..channels {
+                    for (u, v) in (0..kernel_height).flat_map(|u| (0..kernel_width).map(move |v| (u, v))) {
+                        for i in 0..rows {
+                            let Some(y) = self.tap(i, u, height) else { continue };
+                            for j in 0..columns {
+                                let Some(x) = self.tap(j, v, width) else { continue };
+                                product(n, o, c, (i, j), (u, v), (y, x));
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The convolution run backwards: spreads each number of `y` over the taps that made it.
+pub(super) fn spread(conv: &Conv, y: &Tensor<f64>, w: &Tensor<f64>, height: usize, width: usize) -> Tensor<f64> {
+    let Shape::Filter { inputs, height: kernel_height, width: kernel_width, .. } = w.shape() else {
+        unreachable!("infer accepts filters only")
+    };
+    let (batch, outputs, rows, columns) = maps_of(y);
+    let shape = Shape::maps(batch, inputs, height, width);
+    let mut x = Tensor::filled(shape, 0.0);
+    conv.for_each_product(
+        (batch, outputs, inputs),
+        (rows, columns),
+        (kernel_height, kernel_width),
+        (height, width),
+        |n, o, c, (i, j), (u, v), (yy, xx)| {
+            x.data_mut()[at(shape, n, c, yy, xx)] +=
+                w.data()[at(w.shape(), o, c, u, v)] * y.data()[at(y.shape(), n, o, i, j)];
+        },
+    );
+    x
+}
+
+/// Adds `bias[c]` to every pixel of channel `c`.
+pub(super) fn add_bias(maps: &mut Tensor<f64>, bias: &Tensor<f64>) {
+    let (_, channels, height, width) = maps_of(maps);
+    for (plane, values) in maps.data_mut().chunks_mut(height * width).enumerate() {
+        values.iter_mut().for_each(|value| *value += bias.data()[plane % channels]);
+    }
+}
+
+/// Two operations for each product of a filter with the maps it makes.
+pub(super) fn product_flops(filter: Shape, maps: Shape) -> u64 {
+    match (filter, maps) {
+        (Shape::Filter { inputs, height, width, .. }, made) => {
+            2 * made.elements() as u64 * (inputs * height * width) as u64
+        }
+        _ => 0,
+    }
+}
+
+impl Graph {
+    /// Adds a [`Conv`] node.
+    ///
+    /// # Errors
+    /// As [`Graph::apply`].
+    pub fn conv(
+        &mut self,
+        name: &str,
+        x: ValueId,
+        filter: ValueId,
+        bias: Option<ValueId>,
+        conv: Conv,
+    ) -> Result<ValueId> {
+        let mut inputs = vec![x, filter];
+        inputs.extend(bias);
+        self.apply_one(name, conv, &inputs)
+    }
+}
+
+pub(super) fn cases() -> Vec<Case> {
+    // (batch, channels in, channels out, height, width, kernel, stride, dilation)
+    let table = [
+        (2, 5, 7, 9, 11, 3, 1, 1),
+        (1, 16, 64, 13, 17, 3, 1, 1),
+        (1, 64, 64, 7, 30, 3, 1, 1),
+        (2, 129, 136, 5, 6, 1, 1, 1),
+        (1, 516, 129, 4, 7, 1, 1, 1),
+        (2, 8, 16, 10, 13, 3, 2, 1),
+        (1, 8, 24, 11, 9, 1, 2, 1),
+        (2, 4, 8, 19, 22, 7, 2, 1),
+        (1, 12, 20, 12, 14, 3, 1, 3),
+        (1, 9, 33, 13, 11, 3, 1, 5),
+        (3, 6, 4, 1, 1, 3, 1, 1),
+        (2, 6, 1, 1, 1, 1, 1, 1),
+        (1, 3, 5, 2, 3, 3, 1, 5),
+        (1, 40, 1, 8, 26, 3, 1, 1),
+        (1, 200, 72, 6, 28, 3, 1, 1),
+    ];
+    let mut cases = Vec::new();
+    for (batch, channels, outputs, height, width, kernel, stride, dilation) in table {
+        let conv = Conv { stride, padding: dilation * (kernel / 2), dilation };
+        let x = Shape::maps(batch, channels, height, width);
+        let w = Shape::Filter { outputs, inputs: channels, height: kernel, width: kernel };
+        let (Some(rows), Some(columns)) = (conv.output_size(height, kernel), conv.output_size(width, kernel)) else {
+            continue;
+        };
+        let y = Shape::maps(batch, outputs, rows, columns);
+        for data in [Data::Integers, Data::Normal(0.0)] {
+            cases.push(Case::new(conv, &[x, w, Shape::Channels { channels: outputs }], data));
+            cases.push(Case::new(conv, &[x, w], data));
+            cases.push(Case::new(ConvInputGrad { conv, height, width }, &[y, w], data));
+            let filter_grad = ConvFilterGrad { conv, kernel_height: kernel, kernel_width: kernel };
+            cases.push(Case::new(filter_grad, &[x, y], data));
+        }
+    }
+    cases
+}
