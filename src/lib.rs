@@ -5,9 +5,14 @@
 
 #![warn(missing_docs)]
 
+pub mod device;
 pub mod error;
 pub mod graph;
 pub mod media;
+pub mod model;
 pub mod ops;
+pub mod program;
+pub mod verify;
+pub mod weights;
 
 pub use error::{Error, Result};

@@ -1,0 +1,96 @@
+//! The arena of a program on the CPU, and the views of it that routines work on.
+//!
+//! Routines read and write ranges that the plan keeps apart, several threads at a time, so views are raw: what makes
+//! them sound is the plan (no two live values overlap) and each routine's division of its results among tasks.
+
+use crate::error::{Error, Result};
+use crate::program::Span;
+use std::alloc::Layout;
+use std::ptr::NonNull;
+
+/// A block of zeroed float32 numbers, aligned to a cache line.
+#[derive(Debug)]
+pub(super) struct Arena {
+    start: NonNull<f32>,
+    layout: Layout,
+}
+
+// SAFETY: the arena owns its memory; access is governed by the borrow of the session that owns the arena.
+unsafe impl Send for Arena {}
+unsafe impl Sync for Arena {}
+
+impl Arena {
+    pub fn new(len: usize) -> Result<Arena> {
+        let bytes = len.max(1) * size_of::<f32>();
+        let refused = || Error::Device(format!("out of memory: the program's arena needs {} MB", bytes / 1_000_000));
+        let layout = Layout::from_size_align(bytes, 64).map_err(|_| refused())?;
+        // SAFETY: the layout has a size above 0.
+        let start = unsafe { std::alloc::alloc_zeroed(layout) };
+        Ok(Arena { start: NonNull::new(start.cast()).ok_or_else(refused)?, layout })
+    }
+
+    /// The numbers of a span.
+    pub fn region(&self, span: Span) -> Region {
+        assert!((span.offset + span.len) * size_of::<f32>() <= self.layout.size(), "span outside the arena");
+        // SAFETY: just checked to lie within the allocation.
+        Region { start: unsafe { self.start.as_ptr().add(span.offset) }, len: span.len }
+    }
+}
+
+impl Drop for Arena {
+    fn drop(&mut self) {
+        // SAFETY: allocated in `new` with this layout.
+        unsafe { std::alloc::dealloc(self.start.as_ptr().cast(), self.layout) }
+    }
+}
+
+/// A range of an arena that outlives it; see the module for what makes its use sound.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Region {
+    start: *mut f32,
+    len: usize,
+}
+
+// SAFETY: a view of memory that the session keeps alive; users divide writes among tasks without overlap.
+unsafe impl Send for Region {}
+unsafe impl Sync for Region {}
+
+impl Region {
+    pub fn len(self) -> usize {
+        self.len
+    }
+
+    /// A pointer to number `at`, checked to leave room for `len` numbers.
+    pub fn pointer(self, at: usize, len: usize) -> *mut f32 {
+        assert!(at + len <= self.len, "range outside the region");
+        // SAFETY: just checked to lie within the region.
+        unsafe { self.start.add(at) }
+    }
+
+    /// Numbers `at..at + len`.
+    ///
+    /// # Safety
+    /// Nobody writes them while the slice lives.
+    pub unsafe fn slice<'a>(self, at: usize, len: usize) -> &'a [f32] {
+        // SAFETY: in range by `pointer`, initialised by the arena; aliasing is the caller's promise.
+        unsafe { std::slice::from_raw_parts(self.pointer(at, len), len) }
+    }
+
+    /// Numbers `at..at + len`, to be changed.
+    ///
+    /// # Safety
+    /// Nobody else reads or writes them while the slice lives.
+    pub unsafe fn slice_mut<'a>(self, at: usize, len: usize) -> &'a mut [f32] {
+        // SAFETY: in range by `pointer`, initialised by the arena; aliasing is the caller's promise.
+        unsafe { std::slice::from_raw_parts_mut(self.pointer(at, len), len) }
+    }
+
+    /// All numbers.
+    ///
+    /// # Safety
+    /// As [`Region::slice`].
+    pub unsafe fn all<'a>(self) -> &'a [f32] {
+        // SAFETY: the caller's promise.
+        unsafe { self.slice(0, self.len) }
+    }
+}

@@ -1,0 +1,173 @@
+//! The CPU device: float32, forward and backward, on as many threads as asked for.
+//!
+//! Loading a program binds each step to memory as a routine; running executes the routines in order. Nothing is
+//! allocated while a program runs, and results have the same bits from run to run whatever the number of threads:
+//! every sum is divided and ordered by shapes alone.
+
+mod correlate;
+mod correlate_filters;
+mod elementwise;
+mod layout;
+mod memory;
+mod microkernel;
+mod ops;
+
+pub use microkernel::InstructionSet;
+
+use super::{Device, Session};
+use crate::error::{Error, Result};
+use crate::graph::{Shape, Source, ValueId};
+use crate::ops::Op;
+use crate::program::{Program, Target};
+use memory::Arena;
+use microkernel::MicroKernels;
+use rayon::{ThreadPool, ThreadPoolBuilder};
+use std::sync::Arc;
+
+/// The processor, as a device.
+#[derive(Debug, Clone)]
+pub struct CpuDevice {
+    pool: Arc<ThreadPool>,
+    set: InstructionSet,
+}
+
+impl CpuDevice {
+    /// A device that computes on `threads` threads, or on one for each core when `None`.
+    ///
+    /// # Errors
+    /// [`Error::Device`] when the threads cannot be started.
+    pub fn new(threads: Option<usize>) -> Result<CpuDevice> {
+        CpuDevice::with_instructions(threads, InstructionSet::available()[0])
+    }
+
+    /// As [`CpuDevice::new`], with a certain instruction set.
+    ///
+    /// # Errors
+    /// [`Error::Device`] when the processor lacks it, or the threads cannot be started.
+    pub fn with_instructions(threads: Option<usize>, set: InstructionSet) -> Result<CpuDevice> {
+        if !InstructionSet::available().contains(&set) {
+            return Err(Error::Device(format!("this processor has no {}", set.name())));
+        }
+        let pool = ThreadPoolBuilder::new()
+            .num_threads(threads.unwrap_or(0))
+            .thread_name(|index| format!("coronet-{index}"))
+            .build()
+            .map_err(|error| Error::Device(format!("cannot start the threads of the CPU device: {error}")))?;
+        Ok(CpuDevice { pool: Arc::new(pool), set })
+    }
+
+    /// How many threads compute.
+    pub fn threads(&self) -> usize {
+        self.pool.current_num_threads()
+    }
+}
+
+impl Target for CpuDevice {
+    fn storage(&self, shape: Shape) -> usize {
+        layout::storage(shape)
+    }
+
+    fn workspace(&self, op: &Op, inputs: &[Shape], outputs: &[Shape]) -> usize {
+        ops::workspace(op, inputs, outputs)
+    }
+}
+
+impl Device for CpuDevice {
+    fn describe(&self) -> String {
+        let threads = self.threads();
+        format!("cpu, {}, {threads} thread{}", self.set.name(), if threads == 1 { "" } else { "s" })
+    }
+
+    fn target(&self) -> &dyn Target {
+        self
+    }
+
+    fn load(&self, program: Program) -> Result<Box<dyn Session>> {
+        Ok(Box::new(CpuSession::new(self, program)?))
+    }
+}
+
+/// One step bound to its memory.
+type Routine = Box<dyn Fn() + Send + Sync>;
+
+/// A program bound to an arena.
+struct CpuSession {
+    program: Program,
+    pool: Arc<ThreadPool>,
+    // Routines hold views of the arena: they are dropped before it.
+    routines: Vec<Routine>,
+    arena: Arena,
+}
+
+impl CpuSession {
+    fn new(device: &CpuDevice, program: Program) -> Result<CpuSession> {
+        let arena = Arena::new(program.arena_len())?;
+        let kernels = MicroKernels::new(device.set);
+        let routines = program
+            .steps()
+            .iter()
+            .map(|step| {
+                let shapes = |ids: &[ValueId]| ids.iter().map(|&id| program.value(id).shape).collect();
+                let regions = |ids: &[ValueId]| {
+                    ids.iter().filter_map(|&id| program.span(id)).map(|span| arena.region(span)).collect()
+                };
+                ops::bind(ops::Binding {
+                    op: &step.op,
+                    epilogue: step.epilogue,
+                    input_shapes: shapes(&step.inputs),
+                    output_shapes: shapes(&step.outputs),
+                    inputs: regions(&step.inputs),
+                    outputs: regions(&step.outputs),
+                    workspace: arena.region(step.workspace),
+                    kernels,
+                })
+            })
+            .collect();
+        Ok(CpuSession { program, pool: device.pool.clone(), routines, arena })
+    }
+
+    fn memory(&self, value: ValueId, elements: usize) -> Result<(Shape, memory::Region)> {
+        let info = self.program.value(value);
+        let span = self.program.span(value);
+        let region = span.map(|span| self.arena.region(span));
+        match region {
+            None => Err(Error::Request(format!("{} is not part of the program", info.name))),
+            Some(_) if elements != info.shape.elements() => {
+                Err(Error::Request(format!("{} is {}, but {elements} numbers were given", info.name, info.shape)))
+            }
+            Some(region) => Ok((info.shape, region)),
+        }
+    }
+}
+
+impl Session for CpuSession {
+    fn program(&self) -> &Program {
+        &self.program
+    }
+
+    fn write(&mut self, value: ValueId, data: &[f32]) -> Result<()> {
+        let (shape, region) = self.memory(value, data.len())?;
+        if matches!(self.program.value(value).source, Source::Node(_)) {
+            return Err(Error::Request(format!("{} is computed, not given", self.program.value(value).name)));
+        }
+        // SAFETY: `&mut self`: no routine is running.
+        layout::pack(shape, data, unsafe { region.slice_mut(0, region.len()) });
+        Ok(())
+    }
+
+    fn run(&mut self) -> Result<()> {
+        let routines = &self.routines;
+        self.pool.install(|| routines.iter().for_each(|routine| routine()));
+        Ok(())
+    }
+
+    fn read_into(&self, value: ValueId, data: &mut [f32]) -> Result<()> {
+        let (shape, region) = self.memory(value, data.len())?;
+        if !self.program.is_readable(value) {
+            return Err(Error::Request(format!("{} is not an output of the program", self.program.value(value).name)));
+        }
+        // SAFETY: routines run only under `&mut self`.
+        layout::unpack(shape, unsafe { region.all() }, data);
+        Ok(())
+    }
+}

@@ -1,0 +1,123 @@
+//! Convolution, its gradients and transposed convolution on the CPU, all through the correlation engines.
+
+use super::super::correlate::{Axis, Correlation, SourceLayout};
+use super::super::correlate_filters::FilterCorrelation;
+use super::super::layout::{padded, panels, storage};
+use super::super::memory::Region;
+use super::{Binding, Routine, maps};
+use crate::graph::Shape;
+use crate::ops::{Conv, ConvFilterGrad, ConvInputGrad, TransposedConv};
+use rayon::prelude::*;
+
+fn filter(shape: Shape) -> (usize, usize, usize, usize) {
+    match shape {
+        Shape::Filter { outputs, inputs, height, width } => (outputs, inputs, height, width),
+        other => unreachable!("the graph admits filters only here, not {other}"),
+    }
+}
+
+pub(super) fn forward(conv: &Conv, binding: &Binding<'_>) -> Routine {
+    let (batch, channels, height, width) = maps(binding.input_shapes[0]);
+    let (outputs, _, kernel_height, kernel_width) = filter(binding.input_shapes[1]);
+    let (_, _, rows, columns) = maps(binding.output_shapes[0]);
+    let axes = (Axis::forward(conv, kernel_height, height, rows), Axis::forward(conv, kernel_width, width, columns));
+    let layout = SourceLayout { planes: 1, depth: padded(channels) };
+    let correlation = Correlation::new(binding.kernels, batch, layout, outputs, axes, binding.epilogue);
+    let (x, w, bias, y) = (binding.inputs[0], binding.inputs[1], binding.inputs.get(2).copied(), binding.outputs[0]);
+    Box::new(move || correlation.run(x, w, bias, y))
+}
+
+pub(super) fn input_grad(grad: &ConvInputGrad, binding: &Binding<'_>) -> Routine {
+    backward(&grad.conv, binding)
+}
+
+pub(super) fn transposed(op: &TransposedConv, binding: &Binding<'_>) -> Routine {
+    backward(&op.conv(), binding)
+}
+
+/// A convolution run backwards: the filter is turned round first, then it is a correlation like any other.
+fn backward(conv: &Conv, binding: &Binding<'_>) -> Routine {
+    let (batch, channels, height, width) = maps(binding.input_shapes[0]);
+    let (_, outputs, kernel_height, kernel_width) = filter(binding.input_shapes[1]);
+    let (_, _, rows, columns) = maps(binding.output_shapes[0]);
+    let axes = (Axis::backward(conv, kernel_height, height, rows), Axis::backward(conv, kernel_width, width, columns));
+    let flip = Flip {
+        outputs: channels,
+        inputs: outputs,
+        taps: axes.0.order.iter().flat_map(|u| axes.1.order.iter().map(move |v| u * kernel_width + v)).collect(),
+    };
+    let layout = SourceLayout { planes: 1, depth: padded(channels) };
+    let correlation = Correlation::new(binding.kernels, batch, layout, outputs, axes, binding.epilogue);
+    let (y, w, bias, x) = (binding.inputs[0], binding.inputs[1], binding.inputs.get(2).copied(), binding.outputs[0]);
+    let flipped = binding.workspace;
+    Box::new(move || {
+        flip.run(w, flipped);
+        correlation.run(y, flipped, bias, x);
+    })
+}
+
+/// Numbers of a filter turned round.
+pub(super) fn flipped_filter_len(shape: Shape) -> usize {
+    storage(shape)
+}
+
+/// Turns a filter round: its output channels become the terms of the sum, its input channels the lanes.
+#[derive(Debug)]
+struct Flip {
+    outputs: usize,
+    inputs: usize,
+    /// For each place of a tap in the flipped filter, the tap.
+    taps: Vec<usize>,
+}
+
+impl Flip {
+    fn run(&self, from: Region, to: Region) {
+        let (depth, flipped_depth) = (padded(self.inputs), padded(self.outputs));
+        let (terms, flipped_terms) = (depth * self.taps.len(), flipped_depth * self.taps.len());
+        let sources = panels(self.outputs);
+        let targets = panels(self.inputs);
+        let tasks = targets.len() * self.taps.len();
+        (0..tasks).into_par_iter().with_max_len(1).for_each(|index| {
+            let (panel, place) = (targets[index / self.taps.len()], index % self.taps.len());
+            let start = panel.start * flipped_terms + place * flipped_depth * panel.width;
+            // SAFETY: this task alone writes this tap of this panel; nobody writes the filter.
+            let (lanes, filter) = unsafe { (to.slice_mut(start, flipped_depth * panel.width), from.all()) };
+            for source in &sources {
+                for o in source.start..source.start + source.width {
+                    let first = source.start * terms + self.taps[place] * depth * source.width + o - source.start;
+                    for i in 0..panel.width {
+                        lanes[o * panel.width + i] = filter[first + (panel.start + i) * source.width];
+                    }
+                }
+            }
+        });
+    }
+}
+
+fn filter_correlation(grad: &ConvFilterGrad, inputs: &[Shape]) -> impl Fn(super::MicroKernels) -> FilterCorrelation {
+    let (batch, channels, height, width) = maps(inputs[0]);
+    let (_, outputs, rows, columns) = maps(inputs[1]);
+    let (conv, kernel) = (grad.conv, (grad.kernel_height, grad.kernel_width));
+    move |kernels| FilterCorrelation {
+        kernels,
+        conv,
+        batch,
+        planes: 1,
+        depth: padded(channels),
+        source: (height, width),
+        target: (rows, columns),
+        outputs,
+        kernel,
+    }
+}
+
+pub(super) fn filter_grad_workspace(grad: &ConvFilterGrad, inputs: &[Shape], _outputs: &[Shape]) -> usize {
+    let portable = super::MicroKernels::new(super::super::InstructionSet::Portable);
+    filter_correlation(grad, inputs)(portable).workspace()
+}
+
+pub(super) fn filter_grad(grad: &ConvFilterGrad, binding: &Binding<'_>) -> Routine {
+    let correlation = filter_correlation(grad, &binding.input_shapes)(binding.kernels);
+    let (x, dy, dw, workspace) = (binding.inputs[0], binding.inputs[1], binding.outputs[0], binding.workspace);
+    Box::new(move || correlation.run(x, dy, dw, workspace))
+}

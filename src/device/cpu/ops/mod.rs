@@ -1,0 +1,98 @@
+//! How each operator is computed on the CPU, one file each (the elementwise ones share one).
+//!
+//! Binding an operator precomputes all that depends on shapes and gives a routine that only executes.
+
+mod channel_sum;
+mod concatenate;
+mod conv;
+mod instance_norm;
+mod max_pool;
+mod pointwise;
+mod resize;
+mod soft_dice;
+mod sum_of_squares;
+mod temporal_conv;
+
+use super::Routine;
+use super::memory::Region;
+use super::microkernel::MicroKernels;
+use crate::graph::Shape;
+use crate::ops::Op;
+use crate::program::Epilogue;
+
+/// A step's operator with the memory of its operands.
+#[derive(Debug)]
+pub(super) struct Binding<'a> {
+    pub op: &'a Op,
+    pub epilogue: Epilogue,
+    pub input_shapes: Vec<Shape>,
+    pub output_shapes: Vec<Shape>,
+    /// The operator's inputs, then the residual if the epilogue has one.
+    pub inputs: Vec<Region>,
+    pub outputs: Vec<Region>,
+    pub workspace: Region,
+    pub kernels: MicroKernels,
+}
+
+impl Binding<'_> {
+    /// The residual, if the epilogue adds one.
+    fn residual(&self) -> Option<Region> {
+        if self.epilogue.residual { self.inputs.last().copied() } else { None }
+    }
+}
+
+/// Numbers of scratch memory an operator needs.
+pub(super) fn workspace(op: &Op, inputs: &[Shape], outputs: &[Shape]) -> usize {
+    match op {
+        Op::ConvInputGrad(_) | Op::TransposedConv(_) => conv::flipped_filter_len(inputs[1]),
+        Op::ConvFilterGrad(grad) => conv::filter_grad_workspace(grad, inputs, outputs),
+        Op::TemporalConvFilterGrad(_) => temporal_conv::filter_grad_workspace(inputs),
+        Op::InstanceNorm(_) => instance_norm::workspace(inputs[0]),
+        Op::InstanceNormGrad(_) => instance_norm::grad_workspace(inputs[0]),
+        Op::ChannelSum(_) => channel_sum::workspace(inputs[0]),
+        Op::SumOfSquares(_) => sum_of_squares::workspace(inputs),
+        _ => 0,
+    }
+}
+
+/// The routine of a step.
+pub(super) fn bind(binding: Binding<'_>) -> Routine {
+    match binding.op {
+        Op::Add(_) => pointwise::add(&binding),
+        Op::Relu(_) => pointwise::relu(&binding),
+        Op::ReluGrad(_) => pointwise::relu_grad(&binding),
+        Op::Scale(op) => pointwise::scale(op, &binding),
+        Op::Fill(op) => pointwise::fill(op, &binding),
+        Op::Sigmoid(_) => pointwise::sigmoid(&binding),
+        Op::SigmoidGrad(_) => pointwise::sigmoid_grad(&binding),
+        Op::Sgd(op) => pointwise::sgd(op, &binding),
+        Op::SquareGrad(_) => pointwise::square_grad(&binding),
+        Op::ChannelSum(_) => channel_sum::sum(&binding),
+        Op::Concatenate(_) => concatenate::concatenate(&binding),
+        Op::ChannelSlice(op) => concatenate::slice(op, &binding),
+        Op::Conv(op) => conv::forward(op, &binding),
+        Op::ConvInputGrad(op) => conv::input_grad(op, &binding),
+        Op::ConvFilterGrad(op) => conv::filter_grad(op, &binding),
+        Op::TransposedConv(op) => conv::transposed(op, &binding),
+        Op::TemporalConv(_) => temporal_conv::forward(&binding),
+        Op::TemporalConvInputGrad(_) => temporal_conv::input_grad(&binding),
+        Op::TemporalConvFilterGrad(_) => temporal_conv::filter_grad(&binding),
+        Op::InstanceNorm(op) => instance_norm::forward(op, &binding),
+        Op::InstanceNormGrad(_) => instance_norm::grad(&binding),
+        Op::MaxPool(op) => max_pool::forward(op, &binding),
+        Op::MaxPoolGrad(op) => max_pool::grad(&op.pool, &binding),
+        Op::Resize(_) => resize::forward(&binding),
+        Op::ResizeGrad(_) => resize::grad(&binding),
+        Op::SoftDice(op) => soft_dice::forward(op, &binding),
+        Op::SoftDiceGrad(op) => soft_dice::grad(op, &binding),
+        Op::SumOfSquares(_) => sum_of_squares::forward(&binding),
+    }
+}
+
+/// Batch, channels, height and width of an operand that the graph has checked to be maps.
+fn maps(shape: Shape) -> (usize, usize, usize, usize) {
+    match shape {
+        Shape::Maps { batch, channels, height, width } => (batch, channels, height, width),
+        other => unreachable!("the graph admits maps only here, not {other}"),
+    }
+}

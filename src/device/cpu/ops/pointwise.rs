@@ -1,0 +1,147 @@
+//! Operators on the CPU that treat every number alike.
+
+use super::super::elementwise::{for_each_block, map, rectified};
+use super::super::layout::padded;
+use super::{Binding, Routine, maps};
+use crate::ops::{Fill, Scale, Sgd};
+
+pub(super) fn add(binding: &Binding<'_>) -> Routine {
+    let (a, b, sum) = (binding.inputs[0], binding.inputs[1], binding.outputs[0]);
+    if binding.epilogue.relu {
+        Box::new(move || {
+            map(
+                [a, b],
+                sum,
+                #[inline(always)]
+                |[a, b]| rectified(a + b),
+            )
+        })
+    } else {
+        Box::new(move || {
+            map(
+                [a, b],
+                sum,
+                #[inline(always)]
+                |[a, b]| a + b,
+            )
+        })
+    }
+}
+
+pub(super) fn relu(binding: &Binding<'_>) -> Routine {
+    let (x, y) = (binding.inputs[0], binding.outputs[0]);
+    Box::new(move || {
+        map(
+            [x],
+            y,
+            #[inline(always)]
+            |[x]| rectified(x),
+        )
+    })
+}
+
+pub(super) fn relu_grad(binding: &Binding<'_>) -> Routine {
+    let (y, dy, dx) = (binding.inputs[0], binding.inputs[1], binding.outputs[0]);
+    Box::new(move || {
+        map(
+            [y, dy],
+            dx,
+            #[inline(always)]
+            |[y, dy]| if y > 0.0 { dy } else { 0.0 },
+        )
+    })
+}
+
+pub(super) fn scale(op: &Scale, binding: &Binding<'_>) -> Routine {
+    let (x, y, factor) = (binding.inputs[0], binding.outputs[0], op.factor);
+    Box::new(move || {
+        map(
+            [x],
+            y,
+            #[inline(always)]
+            |[x]| factor * x,
+        )
+    })
+}
+
+/// Padding stays zero: the constant goes where the layout has elements.
+pub(super) fn fill(op: &Fill, binding: &Binding<'_>) -> Routine {
+    let (shape, value, y) = (op.shape, op.value, binding.outputs[0]);
+    let mut pattern = vec![0.0; y.len()];
+    super::super::layout::pack(shape, &vec![value; shape.elements()], &mut pattern);
+    Box::new(move || {
+        for_each_block(pattern.len(), |at, len| {
+            // SAFETY: this task alone writes this block.
+            unsafe { y.slice_mut(at, len).copy_from_slice(&pattern[at..at + len]) };
+        });
+    })
+}
+
+/// `sigmoid(0)` is not 0, so padding lanes are written as zeros rather than computed.
+pub(super) fn sigmoid(binding: &Binding<'_>) -> Routine {
+    let (_, channels, _, _) = maps(binding.input_shapes[0]);
+    let (x, y, lanes) = (binding.inputs[0], binding.outputs[0], padded(channels));
+    let pixels = x.len() / lanes;
+    const TASK: usize = 2048;
+    Box::new(move || {
+        use rayon::prelude::*;
+        (0..pixels.div_ceil(TASK)).into_par_iter().with_max_len(1).for_each(|task| {
+            for pixel in task * TASK..((task + 1) * TASK).min(pixels) {
+                // SAFETY: this task alone writes these pixels; nobody writes the input.
+                let (from, to) = unsafe { (x.slice(pixel * lanes, lanes), y.slice_mut(pixel * lanes, lanes)) };
+                to.fill(0.0);
+                for c in 0..channels {
+                    to[c] = 1.0 / (1.0 + (-from[c]).exp());
+                }
+            }
+        });
+    })
+}
+
+pub(super) fn sigmoid_grad(binding: &Binding<'_>) -> Routine {
+    let (y, dy, dx) = (binding.inputs[0], binding.inputs[1], binding.outputs[0]);
+    Box::new(move || {
+        map(
+            [y, dy],
+            dx,
+            #[inline(always)]
+            |[y, dy]| dy * y * (1.0 - y),
+        )
+    })
+}
+
+pub(super) fn square_grad(binding: &Binding<'_>) -> Routine {
+    let (x, cotangent, dx) = (binding.inputs[0], binding.inputs[1], binding.outputs[0]);
+    Box::new(move || {
+        // SAFETY: nobody writes the cotangent while this step runs.
+        let factor = 2.0 * unsafe { cotangent.slice(0, 1) }[0];
+        map(
+            [x],
+            dx,
+            #[inline(always)]
+            |[x]| factor * x,
+        );
+    })
+}
+
+pub(super) fn sgd(op: &Sgd, binding: &Binding<'_>) -> Routine {
+    let [w, v, g, rate] = [0, 1, 2, 3].map(|i| binding.inputs[i]);
+    let (new_w, new_v) = (binding.outputs[0], binding.outputs[1]);
+    let Sgd { momentum, weight_decay } = *op;
+    Box::new(move || {
+        // SAFETY: nobody writes the rate while this step runs.
+        let rate = unsafe { rate.slice(0, 1) }[0];
+        map(
+            [v, g, w],
+            new_v,
+            #[inline(always)]
+            |[v, g, w]| momentum * v + g + weight_decay * w,
+        );
+        map(
+            [w, new_v],
+            new_w,
+            #[inline(always)]
+            |[w, v]| w - rate * v,
+        );
+    })
+}

@@ -1,0 +1,91 @@
+//! Temporal convolution and its gradients on the CPU. Windows are planar, so each plane is a map with one channel.
+
+use super::super::correlate::{Axis, Correlation, SourceLayout};
+use super::super::correlate_filters::FilterCorrelation;
+use super::super::layout::{padded, panels};
+use super::super::microkernel::MicroKernels;
+use super::{Binding, Routine, maps};
+use crate::graph::Shape;
+use crate::ops::Conv;
+use rayon::prelude::*;
+
+const KERNEL: usize = 3;
+
+fn window(shape: Shape) -> (usize, usize, usize, usize) {
+    match shape {
+        Shape::Window { batch, channels, frames, height, width } => (batch, channels * frames, height, width),
+        other => unreachable!("the graph admits windows only here, not {other}"),
+    }
+}
+
+pub(super) fn forward(binding: &Binding<'_>) -> Routine {
+    let (batch, planes, height, width) = window(binding.input_shapes[0]);
+    let (_, outputs, _, _) = maps(binding.output_shapes[0]);
+    let conv = Conv::same(KERNEL);
+    let axes = (Axis::forward(&conv, KERNEL, height, height), Axis::forward(&conv, KERNEL, width, width));
+    let layout = SourceLayout { planes, depth: 1 };
+    let correlation = Correlation::new(binding.kernels, batch, layout, outputs, axes, binding.epilogue);
+    let (x, w, bias, y) = (binding.inputs[0], binding.inputs[1], binding.inputs.get(2).copied(), binding.outputs[0]);
+    Box::new(move || correlation.run(x, w, bias, y))
+}
+
+fn filter_correlation(kernels: MicroKernels, inputs: &[Shape]) -> FilterCorrelation {
+    let (batch, planes, height, width) = window(inputs[0]);
+    let (_, outputs, _, _) = maps(inputs[1]);
+    FilterCorrelation {
+        kernels,
+        conv: Conv::same(KERNEL),
+        batch,
+        planes,
+        depth: 1,
+        source: (height, width),
+        target: (height, width),
+        outputs,
+        kernel: (KERNEL, KERNEL),
+    }
+}
+
+pub(super) fn filter_grad_workspace(inputs: &[Shape]) -> usize {
+    filter_correlation(MicroKernels::new(super::super::InstructionSet::Portable), inputs).workspace()
+}
+
+pub(super) fn filter_grad(binding: &Binding<'_>) -> Routine {
+    let correlation = filter_correlation(binding.kernels, &binding.input_shapes);
+    let (x, dy, dw, workspace) = (binding.inputs[0], binding.inputs[1], binding.outputs[0], binding.workspace);
+    Box::new(move || correlation.run(x, dy, dw, workspace))
+}
+
+/// Frames are data, so this gradient serves tests and curiosity: it is plain.
+pub(super) fn input_grad(binding: &Binding<'_>) -> Routine {
+    let (_, planes, height, width) = window(binding.output_shapes[0]);
+    let (batch, outputs, _, _) = maps(binding.input_shapes[0]);
+    let (lanes, terms) = (padded(outputs), planes * KERNEL * KERNEL);
+    let panels = panels(outputs);
+    let (dy, w, dx) = (binding.inputs[0], binding.inputs[1], binding.outputs[0]);
+    Box::new(move || {
+        (0..batch * planes * height).into_par_iter().for_each(|row| {
+            let (plane_of_all, y) = (row / height, row % height);
+            let (sample, plane) = (plane_of_all / planes, plane_of_all % planes);
+            // SAFETY: this task alone writes this row; nobody writes the cotangent or the filter.
+            let (out, cotangent, filter) = unsafe { (dx.slice_mut(row * width, width), dy.all(), w.all()) };
+            for (x, sum) in out.iter_mut().enumerate() {
+                *sum = 0.0;
+                for (u, v) in (0..KERNEL * KERNEL).map(|tap| (tap / KERNEL, tap % KERNEL)) {
+                    // Output pixel (i, j) read input pixel (i + u - 1, j + v - 1).
+                    let (i, j) = ((y + 1).wrapping_sub(u), (x + 1).wrapping_sub(v));
+                    if i >= height || j >= width {
+                        continue;
+                    }
+                    let pixel = ((sample * height + i) * width + j) * lanes;
+                    let term = (plane * KERNEL + u) * KERNEL + v;
+                    for panel in &panels {
+                        let first = panel.start * terms + term * panel.width;
+                        let weights = &filter[first..first + panel.width];
+                        let numbers = &cotangent[pixel + panel.start..][..panel.width];
+                        *sum += weights.iter().zip(numbers).map(|(a, b)| a * b).sum::<f32>();
+                    }
+                }
+            }
+        });
+    })
+}

@@ -1,0 +1,58 @@
+//! Devices: where programs run.
+//!
+//! A [`Device`] is a [`Target`] to lower for; loading a program gives a [`Session`], the program bound to its memory.
+
+pub mod cpu;
+
+use crate::error::Result;
+use crate::graph::{Tensor, ValueId};
+use crate::program::{Program, Target};
+
+/// Somewhere programs run.
+pub trait Device: Target + Send + Sync {
+    /// One line for people: kind, instruction set or model, threads.
+    fn describe(&self) -> String;
+
+    /// This device as something to lower for.
+    fn target(&self) -> &dyn Target;
+
+    /// Binds a program that was lowered for this device to memory of its own.
+    ///
+    /// # Errors
+    /// [`crate::Error::Device`] when the memory cannot be had.
+    fn load(&self, program: Program) -> Result<Box<dyn Session>>;
+}
+
+/// A program with its memory. States keep their values from run to run.
+pub trait Session: Send {
+    /// The program.
+    fn program(&self) -> &Program;
+
+    /// Sets an input or a state, `data` in the order of its [`crate::graph::Shape`].
+    ///
+    /// # Errors
+    /// [`crate::Error::Request`] when the value is no input or state, or has another number of elements.
+    fn write(&mut self, value: ValueId, data: &[f32]) -> Result<()>;
+
+    /// Runs all steps.
+    ///
+    /// # Errors
+    /// [`crate::Error::Device`] when the device fails.
+    fn run(&mut self) -> Result<()>;
+
+    /// Reads an output, an input or a state into `data`, in the order of its [`crate::graph::Shape`].
+    ///
+    /// # Errors
+    /// [`crate::Error::Request`] when the value's memory may have been reused, or `data` has another length.
+    fn read_into(&self, value: ValueId, data: &mut [f32]) -> Result<()>;
+
+    /// As [`Session::read_into`], into a new tensor.
+    ///
+    /// # Errors
+    /// As [`Session::read_into`].
+    fn read(&self, value: ValueId) -> Result<Tensor> {
+        let mut tensor = Tensor::filled(self.program().value(value).shape, 0.0);
+        self.read_into(value, tensor.data_mut())?;
+        Ok(tensor)
+    }
+}

@@ -1,0 +1,7 @@
+//! Networks: configuration, layers, parameter names. One file per network; nothing here knows a device.
+
+mod cenet;
+mod config;
+
+pub use cenet::{CeNet, TrainingStep};
+pub use config::{Config, Stem};

@@ -1,0 +1,170 @@
+//! Programs: a graph lowered for one device to a flat list of steps over one memory arena.
+//!
+//! Lowering drops what no result needs, folds norm + residual + ReLU (and conv + ReLU) into one step, and gives each
+//! value an offset in the arena so that values whose lifetimes do not overlap share memory. While a program runs there
+//! is no allocation, no branching on shapes and no naming: a device binds each step once and then only executes.
+
+mod arena;
+mod fuse;
+mod table;
+
+pub use arena::{Placement, Span};
+pub use fuse::Epilogue;
+
+use crate::error::{Error, Result};
+use crate::graph::{Graph, Shape, Source, Value, ValueId};
+use crate::ops::Op;
+
+/// What lowering must know about a device.
+pub trait Target {
+    /// How many float32 numbers a value occupies there, padding included.
+    fn storage(&self, shape: Shape) -> usize;
+
+    /// How many float32 numbers of scratch memory an operator needs while it runs there.
+    fn workspace(&self, op: &Op, inputs: &[Shape], outputs: &[Shape]) -> usize;
+}
+
+/// One operator, ready to be bound to memory.
+#[derive(Debug, Clone)]
+pub struct Step {
+    /// The node's name.
+    pub name: String,
+    /// What is computed.
+    pub op: Op,
+    /// What is done to the first result as it is written.
+    pub epilogue: Epilogue,
+    /// The operator's inputs, then the residual if the epilogue has one.
+    pub inputs: Vec<ValueId>,
+    /// The operator's results.
+    pub outputs: Vec<ValueId>,
+    /// Scratch memory, used by no other step's values meanwhile.
+    pub workspace: Span,
+}
+
+/// A graph lowered for one device.
+#[derive(Debug, Clone)]
+pub struct Program {
+    values: Vec<Value>,
+    spans: Vec<Option<Span>>,
+    steps: Vec<Step>,
+    outputs: Vec<ValueId>,
+    updates: Vec<(ValueId, ValueId)>,
+    arena_len: usize,
+    state_len: usize,
+    unshared_len: usize,
+}
+
+impl Program {
+    /// Lowers what `outputs` and the graph's updates need.
+    ///
+    /// # Errors
+    /// [`Error::Request`] when an update cannot be made in place.
+    pub fn lower(graph: &Graph, outputs: &[ValueId], target: &dyn Target, placement: Placement) -> Result<Program> {
+        let mut steps = fuse::fuse(graph, outputs);
+        check_order(graph, &steps)?;
+        let plan = arena::plan(graph, outputs, &mut steps, target, placement)?;
+        Ok(Program {
+            values: graph.values().to_vec(),
+            spans: plan.spans,
+            steps,
+            outputs: outputs.to_vec(),
+            updates: graph.updates().to_vec(),
+            arena_len: plan.arena_len,
+            state_len: plan.state_len,
+            unshared_len: plan.unshared_len,
+        })
+    }
+
+    /// The steps in the order they run.
+    pub fn steps(&self) -> &[Step] {
+        &self.steps
+    }
+
+    /// The values that can be read after a run.
+    pub fn outputs(&self) -> &[ValueId] {
+        &self.outputs
+    }
+
+    /// One value's name and shape.
+    pub fn value(&self, id: ValueId) -> &Value {
+        &self.values[id.index()]
+    }
+
+    /// Where a value lies, or `None` when the program does not need it.
+    pub fn span(&self, id: ValueId) -> Option<Span> {
+        self.spans[id.index()]
+    }
+
+    /// All inputs and states the program has memory for.
+    pub fn given(&self) -> impl Iterator<Item = &Value> {
+        self.values
+            .iter()
+            .zip(&self.spans)
+            .filter(|(v, span)| !matches!(v.source, Source::Node(_)) && span.is_some())
+            .map(|(v, _)| v)
+    }
+
+    /// Whether a value may be read after a run: it is an output, an input or a state.
+    pub fn is_readable(&self, id: ValueId) -> bool {
+        let kept = self.outputs.contains(&id) || self.updates.iter().any(|&(_, new)| new == id);
+        self.span(id).is_some() && (kept || !matches!(self.value(id).source, Source::Node(_)))
+    }
+
+    /// Float32 numbers in the arena: states, inputs, values and workspaces.
+    pub fn arena_len(&self) -> usize {
+        self.arena_len
+    }
+
+    /// Float32 numbers of the arena that hold states.
+    pub fn state_len(&self) -> usize {
+        self.state_len
+    }
+
+    /// Float32 numbers the arena would have if no two values shared memory.
+    pub fn unshared_len(&self) -> usize {
+        self.unshared_len
+    }
+
+    /// Floating-point operations of a run, a multiply-add counted as two.
+    pub fn flops(&self) -> u64 {
+        self.steps.iter().map(|step| self.step_flops(step)).sum()
+    }
+
+    /// Multiply-adds of the convolutions of a run.
+    pub fn macs(&self) -> u64 {
+        let is_product = |step: &&Step| {
+            matches!(
+                step.op,
+                Op::Conv(_)
+                    | Op::ConvInputGrad(_)
+                    | Op::ConvFilterGrad(_)
+                    | Op::TransposedConv(_)
+                    | Op::TemporalConv(_)
+                    | Op::TemporalConvInputGrad(_)
+                    | Op::TemporalConvFilterGrad(_)
+            )
+        };
+        self.steps.iter().filter(is_product).map(|step| self.step_flops(step) / 2).sum()
+    }
+
+    fn step_flops(&self, step: &Step) -> u64 {
+        let shapes = |ids: &[ValueId]| ids.iter().map(|&id| self.value(id).shape).collect::<Vec<_>>();
+        let operands = step.inputs.len() - usize::from(step.epilogue.residual);
+        let (inputs, outputs) = (shapes(&step.inputs[..operands]), shapes(&step.outputs));
+        let extra = outputs[0].elements() as u64 * (u64::from(step.epilogue.residual) + u64::from(step.epilogue.relu));
+        step.op.operator().flops(&inputs, &outputs) + extra
+    }
+}
+
+/// Every step's operands must come from earlier steps, whatever fusion has moved.
+fn check_order(graph: &Graph, steps: &[Step]) -> Result<()> {
+    let mut made: Vec<bool> = graph.values().iter().map(|v| !matches!(v.source, Source::Node(_))).collect();
+    for step in steps {
+        if let Some(missing) = step.inputs.iter().find(|id| !made[id.index()]) {
+            let problem = format!("reads {} before it is computed", graph.value(*missing).name);
+            return Err(Error::Shape { node: step.name.clone(), problem });
+        }
+        step.outputs.iter().for_each(|id| made[id.index()] = true);
+    }
+    Ok(())
+}

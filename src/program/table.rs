@@ -1,0 +1,68 @@
+//! A program as a table: step, kernel, shape, work, traffic, place in the arena.
+
+use super::{Epilogue, Program, Step};
+use std::fmt;
+
+/// Bytes of a float32 number.
+const BYTES: usize = size_of::<f32>();
+
+impl Program {
+    fn kernel(step: &Step) -> String {
+        let name = step.op.operator().name();
+        match step.epilogue {
+            Epilogue { residual: false, relu: false } => name.to_owned(),
+            Epilogue { residual: true, relu: false } => format!("{name} + residual"),
+            Epilogue { residual: false, relu: true } => format!("{name} + relu"),
+            Epilogue { residual: true, relu: true } => format!("{name} + residual + relu"),
+        }
+    }
+
+    /// Bytes a step reads and writes at least: each operand once.
+    fn traffic(&self, step: &Step) -> usize {
+        step.inputs.iter().chain(&step.outputs).filter_map(|&id| self.span(id)).map(|span| span.len * BYTES).sum()
+    }
+}
+
+impl fmt::Display for Program {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names = self.steps().iter().map(|s| s.name.len()).max().unwrap_or(4).max(4);
+        let kernels = self.steps().iter().map(|s| Self::kernel(s).len()).max().unwrap_or(6).max(6);
+        writeln!(
+            f,
+            "{:>4}  {:names$}  {:kernels$}  {:>24}  {:>10}  {:>9}  {:>11}",
+            "step", "node", "kernel", "result", "MFLOP", "MB", "at MB"
+        )?;
+        for (index, step) in self.steps().iter().enumerate() {
+            let result = step.outputs[0];
+            let offset = self.span(result).map_or(0, |span| span.offset);
+            writeln!(
+                f,
+                "{index:>4}  {:names$}  {:kernels$}  {:>24}  {:>10.2}  {:>9.2}  {:>11.2}",
+                step.name,
+                Self::kernel(step),
+                self.value(result).shape.to_string(),
+                self.step_flops(step) as f64 / 1e6,
+                self.traffic(step) as f64 / 1e6,
+                (offset * BYTES) as f64 / 1e6,
+            )?;
+        }
+        let megabytes = |len: usize| (len * BYTES) as f64 / 1e6;
+        let traffic: usize = self.steps().iter().map(|step| self.traffic(step)).sum();
+        writeln!(
+            f,
+            "{:.2} GMAC, {:.2} GFLOP, {:.1} MB moved at least",
+            self.macs() as f64 / 1e9,
+            self.flops() as f64 / 1e9,
+            traffic as f64 / 1e6
+        )?;
+        writeln!(
+            f,
+            "arena {:.1} MB, of which {:.1} MB states; without sharing it would be {:.1} MB ({:.0} % saved)",
+            megabytes(self.arena_len()),
+            megabytes(self.state_len()),
+            megabytes(self.unshared_len()),
+            100.0 * (1.0 - self.arena_len() as f64 / self.unshared_len().max(1) as f64),
+        )?;
+        write!(f, "{} launches", self.steps().len())
+    }
+}

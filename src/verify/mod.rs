@@ -1,0 +1,118 @@
+//! Verification: does a device compute what the operators' float64 references say, and are their gradients right?
+
+use crate::device::Device;
+use crate::error::Result;
+use crate::graph::{Graph, Tensor, ValueId};
+use crate::ops::{Case, Fit};
+use crate::program::{Placement, Program};
+
+/// How a case went.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Verdict {
+    /// The largest relative L2 error among the results, or the number of wrong elements where they must be exact.
+    pub error: f64,
+    /// What the error may be at most.
+    pub bound: f64,
+}
+
+impl Verdict {
+    /// Whether the error is within its bound; NaN is not.
+    pub fn passed(&self) -> bool {
+        self.error <= self.bound
+    }
+}
+
+/// `|got - expected| / |expected|` in the L2 norm; `|got|` where the expected value is zero. NaN if either holds one.
+pub fn relative_l2(got: &[f32], expected: &[f64]) -> f64 {
+    let norm = expected.iter().map(|e| e * e).sum::<f64>().sqrt();
+    let error = got.iter().zip(expected).map(|(&g, e)| (f64::from(g) - e).powi(2)).sum::<f64>().sqrt();
+    if norm > 0.0 { error / norm } else { error }
+}
+
+/// Runs a case on a device and compares every result with the reference.
+///
+/// # Errors
+/// When the operator refuses the case's shapes, or the device fails.
+pub fn verify(case: &Case, device: &dyn Device, seed: u64) -> Result<Verdict> {
+    let data = case.draw(seed);
+    let (graph, inputs, outputs) = graph_of(case)?;
+    let program = Program::lower(&graph, &outputs, device.target(), Placement::Isolated { guard: 64 })?;
+    let mut session = device.load(program)?;
+    for (id, tensor) in inputs.iter().zip(&data) {
+        session.write(*id, tensor.data())?;
+    }
+    session.run()?;
+    let wide: Vec<Tensor<f64>> = data.iter().map(Tensor::to_f64).collect();
+    let expected = case.op.operator().reference(&wide.iter().collect::<Vec<_>>());
+    let mut verdict = Verdict { error: 0.0, bound: if let Fit::Relative(bound) = case.fit { bound } else { 0.0 } };
+    for (id, expected) in outputs.iter().zip(&expected) {
+        let got = session.read(*id)?;
+        let error = match case.fit {
+            Fit::Relative(_) => relative_l2(got.data(), expected.data()),
+            Fit::Exact => got.data().iter().zip(expected.data()).filter(|&(&g, &e)| f64::from(g) != e).count() as f64,
+        };
+        // `max` would lose a NaN.
+        verdict.error = if error <= verdict.error { verdict.error } else { error };
+    }
+    Ok(verdict)
+}
+
+/// A graph of one node: inputs, results.
+fn graph_of(case: &Case) -> Result<(Graph, Vec<ValueId>, Vec<ValueId>)> {
+    let mut graph = Graph::new();
+    let inputs: Vec<ValueId> =
+        case.inputs.iter().enumerate().map(|(i, &(shape, _))| graph.input(&format!("input{i}"), shape)).collect();
+    let outputs = graph.apply("case", case.op.clone(), &inputs)?;
+    Ok((graph, inputs, outputs))
+}
+
+/// Compares an operator's gradient rule with central differences of its float64 reference, along one random direction
+/// for each input: `d/de sum(u f(x + e d))` against `sum(grad d)`.
+///
+/// The verdict's error is the deviation as a share of what is allowed. Returns `None` for operators without a gradient.
+///
+/// # Errors
+/// When the operator refuses the case's shapes.
+pub fn verify_gradient(case: &Case, seed: u64) -> Result<Option<Verdict>> {
+    let (mut graph, inputs, outputs) = graph_of(case)?;
+    let cotangent = graph.input("cotangent", graph.shape(outputs[0]));
+    let data: Vec<Tensor<f64>> = case.draw(seed).iter().map(Tensor::to_f64).collect();
+    let mut random = crate::ops::Random::new(seed ^ 0x5eed);
+    let u = Tensor::from_fn(graph.shape(cotangent), |_| random.normal());
+    let differentiable: Vec<ValueId> =
+        inputs.iter().copied().filter(|&id| is_differentiable(case, &inputs, id)).collect();
+    let Ok(gradients) = graph.pull_back(&[(outputs[0], cotangent)], &differentiable) else { return Ok(None) };
+    let given = |moved: Option<(usize, &Tensor<f64>, f64)>| {
+        let mut given: Vec<(ValueId, Tensor<f64>)> = inputs.iter().copied().zip(data.iter().cloned()).collect();
+        if let Some((index, direction, step)) = moved {
+            given[index].1.data_mut().iter_mut().zip(direction.data()).for_each(|(x, d)| *x += step * d);
+        }
+        given.push((cotangent, u.clone()));
+        given
+    };
+    let dot = |a: &Tensor<f64>, b: &Tensor<f64>| a.data().iter().zip(b.data()).map(|(a, b)| a * b).sum::<f64>();
+    let values = graph.evaluate(&given(None))?;
+    let mut verdict = Verdict { error: 0.0, bound: 1.0 };
+    for (id, gradient) in differentiable.iter().zip(&gradients) {
+        let index = id.index();
+        let direction = Tensor::from_fn(data[index].shape(), |_| random.normal());
+        let step = 1e-6;
+        let value = |sign: f64| -> Result<f64> {
+            Ok(dot(&u, &graph.evaluate(&given(Some((index, &direction, sign * step))))?[outputs[0].index()]))
+        };
+        let numeric = (value(1.0)? - value(-1.0)?) / (2.0 * step);
+        let analytic = dot(&values[gradient.index()], &direction);
+        // Differences lose digits to the size of what is subtracted; the rest must be right to 1e-6.
+        let output = &values[outputs[0].index()];
+        let size: f64 = output.data().iter().zip(u.data()).map(|(y, u)| (y * u).abs()).sum();
+        let slope = (dot(&values[gradient.index()], &values[gradient.index()]) * dot(&direction, &direction)).sqrt();
+        let error = (numeric - analytic).abs() / (1e-6 * slope + 8.0 * f64::EPSILON * size / step);
+        verdict.error = if error <= verdict.error { verdict.error } else { error };
+    }
+    Ok(Some(verdict))
+}
+
+/// Masks have no gradient; everything else that `pull_back` accepts has.
+fn is_differentiable(case: &Case, inputs: &[ValueId], id: ValueId) -> bool {
+    !(matches!(case.op, crate::ops::Op::SoftDice(_)) && inputs.get(1) == Some(&id))
+}

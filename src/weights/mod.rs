@@ -1,0 +1,188 @@
+//! Weights files: safetensors with the network's configuration in the header.
+//!
+//! Files without the header work too: the configuration is then read off the shapes. Nothing is used before every
+//! tensor has been checked: name, shape, type, and that all numbers are finite.
+
+use crate::error::{Error, Result};
+use crate::graph::{Shape, Tensor};
+use crate::model::{Config, Stem};
+use crate::ops::Random;
+use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use std::collections::{BTreeMap, HashMap};
+use std::io::Write;
+use std::path::Path;
+
+/// Keys of the configuration in a header.
+mod key {
+    pub const ARCHITECTURE: &str = "coronet.architecture";
+    pub const WIDTH: &str = "coronet.width";
+    pub const STEM: &str = "coronet.stem";
+    pub const NEIGHBOURS: &str = "coronet.neighbours";
+    pub const IN_CHANNELS: &str = "coronet.in_channels";
+}
+
+/// The only architecture there is so far.
+const ARCHITECTURE: &str = "cenet3d";
+
+/// A network's parameters with its configuration.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Weights {
+    config: Config,
+    tensors: BTreeMap<String, Tensor>,
+}
+
+impl Weights {
+    /// Reads and checks a weights file.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when it cannot be read, [`Error::Weights`] when it is no safetensors file, holds the weights of
+    /// another network, or a tensor is missing, unknown, of another shape or type, or not finite.
+    pub fn load(path: &Path) -> Result<Weights> {
+        let bytes = std::fs::read(path).map_err(Error::io("read weights", path))?;
+        Weights::parse(&bytes).map_err(|problem| Error::weights(path, problem))
+    }
+
+    /// As [`Weights::load`], from memory.
+    ///
+    /// # Errors
+    /// What is wrong, as half a sentence.
+    pub fn parse(bytes: &[u8]) -> Result<Weights, String> {
+        let no_file = |error| format!("is not a safetensors file, or a damaged one ({error})");
+        let file = SafeTensors::deserialize(bytes).map_err(no_file)?;
+        let (_, header) = SafeTensors::read_metadata(bytes).map_err(no_file)?;
+        let shapes = file.iter().map(|(name, view)| (name.to_owned(), view.shape().to_vec())).collect();
+        let from_shapes = Config::from_shapes(&shapes)
+            .map_err(|problem| format!("does not hold the weights of a 3D-2D CE-Net: it {problem}"))?;
+        if let Some(stated) = stated_config(header.metadata().as_ref())?
+            && stated != from_shapes
+        {
+            return Err(format!("the header says {stated}, but the tensors are those of {from_shapes}"));
+        }
+        let mut tensors = BTreeMap::new();
+        for (name, shape) in from_shapes.parameters().map_err(|error| error.to_string())? {
+            let view = file.tensor(&name).map_err(|_| format!("holds no tensor {name}, which {from_shapes} needs"))?;
+            let tensor = tensor(&name, shape, &view)?;
+            tensors.insert(name, tensor);
+        }
+        if let Some(unknown) = shapes.keys().find(|name| !tensors.contains_key(*name)) {
+            return Err(format!("holds a tensor {unknown}, which {from_shapes} does not have"));
+        }
+        Ok(Weights { config: from_shapes, tensors })
+    }
+
+    /// Random weights: filters Kaiming-normal, biases 0, norms 1 and 0; the same for the same seed.
+    ///
+    /// # Errors
+    /// None for a checked configuration.
+    pub fn seeded(config: Config, seed: u64) -> Result<Weights> {
+        let mut random = Random::new(seed);
+        let tensors = config.parameters()?.into_iter().map(|(name, shape)| {
+            let fan_in: usize = shape.dims().iter().skip(1).product();
+            let deviation = (2.0 / fan_in as f64).sqrt();
+            let tensor = match shape {
+                Shape::Channels { .. } => Tensor::filled(
+                    shape,
+                    if name.contains("norm") && name.ends_with("weight") || name.ends_with("downsample.1.weight") {
+                        1.0
+                    } else {
+                        0.0
+                    },
+                ),
+                _ => Tensor::from_fn(shape, |_| (deviation * random.normal()) as f32),
+            };
+            (name, tensor)
+        });
+        Ok(Weights { config, tensors: tensors.collect() })
+    }
+
+    /// Writes the file, configuration in the header: to a temporary name beside it, synced, then renamed.
+    ///
+    /// # Errors
+    /// [`Error::Io`]; the old file, if any, is then still there.
+    pub fn save(&self, path: &Path) -> Result<()> {
+        let bytes = self.serialise().map_err(|problem| Error::weights(path, problem))?;
+        let folder = match path.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent,
+            _ => Path::new("."),
+        };
+        let mut file = tempfile::NamedTempFile::new_in(folder).map_err(Error::io("write weights", path))?;
+        file.write_all(&bytes).map_err(Error::io("write weights", path))?;
+        file.as_file().sync_all().map_err(Error::io("write weights", path))?;
+        file.persist(path).map_err(|error| Error::io("write weights", path)(error.error))?;
+        Ok(())
+    }
+
+    /// The file's bytes.
+    fn serialise(&self) -> Result<Vec<u8>, String> {
+        let config = &self.config;
+        let header: HashMap<String, String> = [
+            (key::ARCHITECTURE, ARCHITECTURE.to_owned()),
+            (key::WIDTH, config.width().to_string()),
+            (key::STEM, config.stem().to_string()),
+            (key::NEIGHBOURS, config.neighbours().to_string()),
+            (key::IN_CHANNELS, config.in_channels().to_string()),
+        ]
+        .map(|(key, value)| (key.to_owned(), value))
+        .into();
+        let views: Vec<(&str, TensorView<'_>)> = self
+            .tensors
+            .iter()
+            .map(|(name, tensor)| {
+                let bytes = bytemuck::cast_slice(tensor.data());
+                TensorView::new(Dtype::F32, tensor.shape().dims(), bytes).map(|view| (name.as_str(), view))
+            })
+            .collect::<Result<_, _>>()
+            .map_err(|error| format!("cannot be written ({error})"))?;
+        safetensors::serialize(views, Some(header)).map_err(|error| format!("cannot be written ({error})"))
+    }
+
+    /// The network they belong to.
+    pub fn config(&self) -> Config {
+        self.config
+    }
+
+    /// A parameter by name.
+    pub fn get(&self, name: &str) -> Option<&Tensor> {
+        self.tensors.get(name)
+    }
+
+    /// All parameters by name.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &Tensor)> {
+        self.tensors.iter().map(|(name, tensor)| (name.as_str(), tensor))
+    }
+
+    /// How many numbers there are.
+    pub fn parameters(&self) -> usize {
+        self.tensors.values().map(|tensor| tensor.shape().elements()).sum()
+    }
+}
+
+/// The configuration a header states, if it states one.
+fn stated_config(header: Option<&HashMap<String, String>>) -> Result<Option<Config>, String> {
+    let Some(header) = header.filter(|header| header.contains_key(key::ARCHITECTURE)) else { return Ok(None) };
+    let find = |key: &str| header.get(key).ok_or_else(|| format!("the header lacks {key}"));
+    let number = |key: &str| find(key)?.parse::<usize>().map_err(|_| format!("the header's {key} is no whole number"));
+    let architecture = find(key::ARCHITECTURE)?;
+    if architecture != ARCHITECTURE {
+        return Err(format!("holds the weights of another network ({architecture}, not {ARCHITECTURE})"));
+    }
+    let stem: Stem = find(key::STEM)?.parse()?;
+    Config::new(number(key::WIDTH)?, stem, number(key::NEIGHBOURS)?, number(key::IN_CHANNELS)?)
+        .map(Some)
+        .map_err(|error| error.to_string())
+}
+
+fn tensor(name: &str, shape: Shape, view: &TensorView<'_>) -> Result<Tensor, String> {
+    if view.shape() != shape.dims() {
+        return Err(format!("tensor {name} has the shape {:?}, not {:?}", view.shape(), shape.dims()));
+    }
+    if view.dtype() != Dtype::F32 {
+        return Err(format!("tensor {name} is {:?}; only F32 can be read", view.dtype()));
+    }
+    let numbers = view.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
+    let tensor = Tensor::new(shape, numbers).ok_or_else(|| format!("tensor {name} is cut short"))?;
+    match tensor.data().iter().position(|value| !value.is_finite()) {
+        Some(at) => Err(format!("tensor {name} holds {} at position {at}", tensor.data()[at])),
+        None => Ok(tensor),
+    }
+}

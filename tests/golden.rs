@@ -1,0 +1,156 @@
+//! The network against values computed by an independent float64 implementation: every stage, the loss, every gradient,
+//! ten steps of SGD.
+//!
+//! Cases are pairs `NAME.weights.safetensors` and `NAME.case.safetensors` in the folders listed in `CORONET_GOLDEN`
+//! (separated as in PATH); by default `tests/golden` and, where it is, `../shared/golden`.
+
+use coronet::device::Device;
+use coronet::device::Session;
+use coronet::device::cpu::CpuDevice;
+use coronet::graph::{Tensor, ValueId};
+use coronet::model::{CeNet, TrainingStep};
+use coronet::program::{Placement, Program};
+use coronet::verify::relative_l2;
+use coronet::weights::Weights;
+use safetensors::SafeTensors;
+use std::path::{Path, PathBuf};
+
+const RHO: f32 = 1e-4;
+const MOMENTUM: f32 = 0.9;
+const RATE: f32 = 0.1;
+
+struct Golden {
+    name: String,
+    weights: Weights,
+    bytes: Vec<u8>,
+}
+
+impl Golden {
+    fn load(weights: &Path) -> Golden {
+        let name = weights.file_name().unwrap().to_str().unwrap().strip_suffix(".weights.safetensors").unwrap();
+        let bytes = std::fs::read(weights.with_file_name(format!("{name}.case.safetensors"))).unwrap();
+        Golden { name: name.to_owned(), weights: Weights::load(weights).unwrap(), bytes }
+    }
+
+    fn tensor(&self, name: &str) -> (Vec<usize>, Vec<f32>) {
+        let file = SafeTensors::deserialize(&self.bytes).unwrap();
+        let view = file.tensor(name).unwrap_or_else(|_| panic!("{} lacks {name}", self.name));
+        let numbers = view.data().chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect();
+        (view.shape().to_vec(), numbers)
+    }
+
+    fn training_step(&self) -> TrainingStep {
+        let (dims, _) = self.tensor("input");
+        let config = self.weights.config();
+        assert_eq!((dims[1], dims[2]), (config.in_channels(), config.frames()), "{}", self.name);
+        let network = CeNet::build(config, dims[0], dims[3], dims[4]).unwrap();
+        TrainingStep::build(network, RHO, MOMENTUM).unwrap()
+    }
+}
+
+fn cases() -> Vec<Golden> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let folders: Vec<PathBuf> = match std::env::var_os("CORONET_GOLDEN") {
+        Some(list) => std::env::split_paths(&list).collect(),
+        None => vec![root.join("tests/golden"), root.join("../shared/golden")],
+    };
+    let mut files: Vec<PathBuf> = folders
+        .iter()
+        .filter_map(|folder| std::fs::read_dir(folder).ok())
+        .flat_map(|entries| entries.map(|entry| entry.unwrap().path()))
+        .filter(|path| path.to_string_lossy().ends_with(".weights.safetensors"))
+        .collect();
+    files.sort();
+    assert!(!files.is_empty(), "no golden case in {folders:?}");
+    files.iter().map(|path| Golden::load(path)).collect()
+}
+
+fn load(device: &CpuDevice, golden: &Golden, step: &TrainingStep, outputs: &[ValueId]) -> Box<dyn Session> {
+    let program = Program::lower(&step.network.graph, outputs, device.target(), Placement::Shared).unwrap();
+    let mut session = device.load(program).unwrap();
+    for (name, id) in step.network.parameters() {
+        if let Some(tensor) = golden.weights.get(&name) {
+            session.write(id, tensor.data()).unwrap();
+        }
+    }
+    session.write(step.network.window, &golden.tensor("input").1).unwrap();
+    session.write(step.mask, &golden.tensor("mask").1).unwrap();
+    session
+}
+
+fn check(failures: &mut Vec<String>, what: &str, error: f64, bound: f64) {
+    println!("{what}: {error:.2e}");
+    // NaN is not within any bound.
+    if error.is_nan() || error > bound {
+        failures.push(format!("{what}: {error:e} above {bound:e}"));
+    }
+}
+
+fn wide(numbers: &[f32]) -> Vec<f64> {
+    numbers.iter().map(|&v| f64::from(v)).collect()
+}
+
+fn cancelled_by_a_norm(name: &str) -> bool {
+    name == "rmp.conv.bias"
+        || name.starts_with("decoder")
+            && [".conv1.bias", ".deconv2.bias", ".conv3.bias"].iter().any(|end| name.ends_with(end))
+}
+
+#[test]
+fn stages_loss_and_gradients_are_those_of_the_golden_cases() {
+    let device = CpuDevice::new(None).unwrap();
+    for golden in cases() {
+        let step = golden.training_step();
+        let mut graph_outputs: Vec<ValueId> = step.network.stages.iter().map(|&(_, id)| id).collect();
+        graph_outputs.push(step.dice_loss);
+        graph_outputs.extend(&step.gradients);
+        // Updates would change the parameters under the gradients' feet; a rate of 0 leaves them as they are.
+        let mut session = load(&device, &golden, &step, &graph_outputs);
+        session.write(step.rate, &[0.0]).unwrap();
+        session.run().unwrap();
+        let mut failures = Vec::new();
+        for (name, id) in &step.network.stages {
+            let (dims, expected) = golden.tensor(&format!("stage.{name}"));
+            let got = session.read(*id).unwrap();
+            assert_eq!(got.shape().dims(), dims, "{name}");
+            let error = relative_l2(got.data(), &wide(&expected));
+            check(&mut failures, &format!("{} stage {name}", golden.name), error, 1e-4);
+        }
+        let loss = session.read(step.dice_loss).unwrap().data()[0];
+        let expected = golden.tensor("loss").1[0];
+        check(&mut failures, &format!("{} loss", golden.name), f64::from((loss - expected).abs()), 1e-5);
+        let parameters = step.network.parameters();
+        assert_eq!(step.gradients.len(), golden.weights.iter().count());
+        for ((name, _), id) in parameters.iter().zip(&step.gradients) {
+            let (_, expected) = golden.tensor(&format!("grad.{name}"));
+            let got: Tensor = session.read(*id).unwrap();
+            let what = format!("{} gradient of {name}", golden.name);
+            if cancelled_by_a_norm(name) {
+                let norm = got.data().iter().map(|&g| f64::from(g).powi(2)).sum::<f64>().sqrt();
+                check(&mut failures, &what, norm, 1e-6);
+            } else {
+                check(&mut failures, &what, relative_l2(got.data(), &wide(&expected)), 1e-3);
+            }
+        }
+        assert!(failures.is_empty(), "{}", failures.join("\n"));
+    }
+}
+
+#[test]
+fn ten_steps_of_sgd_give_the_golden_losses() {
+    let device = CpuDevice::new(None).unwrap();
+    for golden in cases() {
+        let step = golden.training_step();
+        let mut session = load(&device, &golden, &step, &[step.total_loss]);
+        session.write(step.rate, &[RATE]).unwrap();
+        let expected = golden.tensor("sgd.total_loss").1;
+        assert_eq!(expected.len(), 10);
+        let mut failures = Vec::new();
+        for (i, expected) in expected.iter().enumerate() {
+            session.run().unwrap();
+            let loss = session.read(step.total_loss).unwrap().data()[0];
+            check(&mut failures, &format!("{} step {i}", golden.name), f64::from((loss - expected).abs()), 5e-5);
+        }
+        assert!(failures.is_empty(), "{}", failures.join("\n"));
+    }
+}
