@@ -99,7 +99,7 @@ def random_weights(configuration: Configuration, seed: int) -> Arrays:
             bound = float(np.sqrt(3.0 / np.prod(shape[1:])))
             # Of a layer with a single input channel the norm behind it leaves only what its eps lets through: a
             # smaller weight makes eps count, and the gradient large enough to compare.
-            bound *= 0.1 if name == "decoder1.conv3.weight" else 1.0
+            bound *= 0.1 if shape[1:] == (1, 1, 1) else 1.0
             weights[name] = uniform(shape, -bound, bound)
         elif name.endswith(".weight"):  # a norm's scale
             weights[name] = uniform(shape, 0.5, 1.5)
