@@ -7,6 +7,7 @@ pub mod cpu;
 use crate::error::Result;
 use crate::graph::{Tensor, ValueId};
 use crate::program::{Program, Target};
+use std::time::Duration;
 
 /// Somewhere programs run.
 pub trait Device: Target + Send + Sync {
@@ -39,6 +40,12 @@ pub trait Session: Send {
     /// # Errors
     /// [`crate::Error::Device`] when the device fails.
     fn run(&mut self) -> Result<()>;
+
+    /// Runs all steps and adds the time each took to `times`, one entry a step; slower than [`Session::run`] as a whole.
+    ///
+    /// # Errors
+    /// As [`Session::run`]; [`crate::Error::Request`] when `times` has another length.
+    fn run_timed(&mut self, times: &mut [Duration]) -> Result<()>;
 
     /// Reads an output, an input or a state into `data`, in the order of its [`crate::graph::Shape`].
     ///

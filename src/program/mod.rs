@@ -147,7 +147,8 @@ impl Program {
         self.steps.iter().filter(is_product).map(|step| self.step_flops(step) / 2).sum()
     }
 
-    fn step_flops(&self, step: &Step) -> u64 {
+    /// Floating-point operations of a step, epilogue included.
+    pub fn step_flops(&self, step: &Step) -> u64 {
         let shapes = |ids: &[ValueId]| ids.iter().map(|&id| self.value(id).shape).collect::<Vec<_>>();
         let operands = step.inputs.len() - usize::from(step.epilogue.residual);
         let (inputs, outputs) = (shapes(&step.inputs[..operands]), shapes(&step.outputs));

@@ -23,6 +23,7 @@ use memory::Arena;
 use microkernel::MicroKernels;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 /// The processor, as a device.
 #[derive(Debug, Clone)]
@@ -158,6 +159,22 @@ impl Session for CpuSession {
     fn run(&mut self) -> Result<()> {
         let routines = &self.routines;
         self.pool.install(|| routines.iter().for_each(|routine| routine()));
+        Ok(())
+    }
+
+    fn run_timed(&mut self, times: &mut [Duration]) -> Result<()> {
+        if times.len() != self.routines.len() {
+            let (steps, given) = (self.routines.len(), times.len());
+            return Err(Error::Request(format!("the program has {steps} steps, but {given} times were given")));
+        }
+        let routines = &self.routines;
+        self.pool.install(|| {
+            for (routine, time) in routines.iter().zip(times) {
+                let start = Instant::now();
+                routine();
+                *time += start.elapsed();
+            }
+        });
         Ok(())
     }
 
