@@ -7,5 +7,8 @@
 
 pub mod error;
 pub mod media;
+pub mod metrics;
+pub mod post;
+pub mod segment;
 
 pub use error::{Error, Result};
