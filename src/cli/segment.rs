@@ -152,3 +152,123 @@ fn closing_lines(summary: &Summary, folder: &Path) -> String {
     }
     lines
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+    use coronet::media::{ClipInfo, ClipKind, Colour, Frame, Size};
+
+    const SIZE: Size = Size { width: 8, height: 4 };
+
+    struct Clip(ClipInfo, usize);
+
+    impl ClipReader for Clip {
+        fn info(&self) -> &ClipInfo {
+            &self.0
+        }
+
+        fn next_frame(&mut self) -> Result<Option<Frame>> {
+            if self.1 == self.0.frames {
+                return Ok(None);
+            }
+            self.1 += 1;
+            Frame::new(SIZE, Colour::Grey, vec![9; SIZE.area()]).map(Some)
+        }
+    }
+
+    fn five_frames(_: &Path) -> Result<Box<dyn ClipReader>> {
+        let description = String::new();
+        let info = ClipInfo { kind: ClipKind::Dicom, size: SIZE, frames: 5, frame_time: None, description };
+        Ok(Box::new(Clip(info, 0)))
+    }
+
+    struct AllVessel(usize);
+
+    impl WindowNetwork for AllVessel {
+        fn neighbours(&self) -> usize {
+            1
+        }
+
+        fn colour(&self) -> Colour {
+            Colour::Grey
+        }
+
+        fn input_size(&self) -> Size {
+            Size { width: self.0, height: self.0 }
+        }
+
+        fn run(&mut self, _: &[&[f32]], probability: &mut [f32]) -> Result<()> {
+            probability.fill(0.75);
+            Ok(())
+        }
+
+        fn describe(&self) -> serde_json::Value {
+            serde_json::Value::Null
+        }
+    }
+
+    fn all_vessel(_: &Path, _: Device, size: NonZeroUsize, _: Option<NonZeroUsize>) -> Result<Box<dyn WindowNetwork>> {
+        Ok(Box::new(AllVessel(size.get())))
+    }
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        arguments: Arguments,
+    }
+
+    /// What the verb prints on stdout, and its result.
+    fn printed(out: &Path, extra: &[&str]) -> (String, Result<()>) {
+        let start = ["segment", "clip", "--weights", "w", "--size", "32", "--out", out.to_str().unwrap()];
+        let Line { arguments } = Line::parse_from(start.iter().chain(extra));
+        let mut text = Vec::new();
+        let done = run_with(&arguments, five_frames, all_vessel, &mut text);
+        (String::from_utf8(text).unwrap(), done)
+    }
+
+    #[test]
+    fn the_closing_lines_say_what_lies_where() {
+        let out = tempfile::tempdir().unwrap();
+        let (text, done) = printed(out.path(), &["--probability"]);
+        done.unwrap();
+        let folder = out.path().display();
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines[0], format!("5 masks of 8x4 in {folder}/masks"));
+        assert_eq!(lines[1], format!("probabilities in {folder}/probability"));
+        assert!(lines[2].contains("overlay video"), "{text}");
+        assert_eq!(lines[3], format!("contact sheet {folder}/contact_sheet.png"));
+        assert!(lines[4].contains(" frames/s over ") && lines[4].contains("; network step "), "{text}");
+        assert_eq!(lines.len(), 5);
+    }
+
+    #[test]
+    fn json_is_all_there_is_on_stdout_and_quiet_leaves_nothing() {
+        let out = tempfile::tempdir().unwrap();
+        let (text, done) = printed(out.path(), &["--json", "--frames", "1..3"]);
+        done.unwrap();
+        let summary: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(summary["frames"], serde_json::json!({"start": 1, "end": 3}));
+        let written = std::fs::read_to_string(out.path().join("summary.json")).unwrap();
+        assert_eq!(text.trim_end(), written, "the file says the same");
+
+        let (text, done) = printed(out.path(), &["--quiet", "--overwrite"]);
+        done.unwrap();
+        assert_eq!(text, "");
+    }
+
+    #[test]
+    fn frames_beyond_the_clip_and_a_taken_folder_leave_everything_alone() {
+        let out = tempfile::tempdir().unwrap();
+        let (text, done) = printed(&out.path().join("new"), &["--frames", "3..6"]);
+        let problem = done.unwrap_err().to_string();
+        assert_eq!(problem, "frames 3..6 reach beyond the clip; the clip has 5 frames, 0..5");
+        assert_eq!(text, "");
+        assert!(!out.path().join("new").exists());
+
+        printed(out.path(), &["--quiet"]).1.unwrap();
+        let (text, done) = printed(out.path(), &[]);
+        assert!(done.unwrap_err().to_string().contains("already holds results"));
+        assert_eq!(text, "");
+    }
+}

@@ -12,6 +12,11 @@ pub fn remove_small_components(mask: &mut Mask, minimum: usize) {
     if minimum <= 1 || mask.vessel_pixels() == 0 {
         return;
     }
+    if mask.size.area() == 1 {
+        // imageproc 0.27 numbers components from 1 but has room for one number per pixel only, and panics here.
+        mask.pixels.fill(0);
+        return;
+    }
     let Some(image) = GrayImage::from_raw(width, height, std::mem::take(&mut mask.pixels)) else {
         return;
     };
@@ -82,6 +87,12 @@ mod tests {
         assert_eq!(without_small(&rows, 0), mask(&rows));
         assert_eq!(without_small(&rows, 1), mask(&rows));
         assert_eq!(without_small(&["...", "..."], 2), mask(&["...", "..."]));
+    }
+
+    #[test]
+    fn an_image_of_one_pixel_is_too_small_for_a_minimum_of_two() {
+        assert_eq!(without_small(&["#"], 2), mask(&["."]));
+        assert_eq!(without_small(&["#"], 1), mask(&["#"]));
     }
 
     /// The plain way: flood fill from every pixel.

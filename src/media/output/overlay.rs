@@ -59,6 +59,11 @@ impl OverlayPainter {
     /// # Errors
     /// [`Error::Request`] when the frame has another size than announced.
     pub fn plain(&mut self, frame: &Frame) -> Result<RgbImage> {
+        if frame.size() == self.panel && self.resize.from() == self.panel {
+            let mut picture = canvas(self.panel.width, self.panel.height)?;
+            picture.copy_from_slice(frame.clone().into_rgb().samples());
+            return Ok(picture);
+        }
         let samples = frame.colour().samples();
         let mut channels = [const { Vec::new() }; 3];
         for (channel, target) in channels.iter_mut().take(samples).enumerate() {
@@ -95,6 +100,10 @@ impl OverlayPainter {
         for (y, row) in picture.rows_mut().enumerate() {
             for (x, pixel) in row.enumerate() {
                 let at = y * width + x;
+                // Most of a picture is far from any vessel.
+                if self.soft[at] == 0.0 {
+                    continue;
+                }
                 blend(pixel, FILL, FILL_OPACITY * self.cover[at]);
                 let soft = &self.soft;
                 let right = soft[at + usize::from(x + 1 < width)];
