@@ -183,6 +183,9 @@ fn make_folders(folder: &Path, made: &mut Vec<PathBuf>) -> Result<()> {
     if folder.is_dir() {
         return Ok(());
     }
+    if folder.as_os_str().is_empty() {
+        return Err(Error::Request("the folder for the results has no name".into()));
+    }
     if folder.symlink_metadata().is_ok() {
         return Err(Error::Request(format!("{} is not a folder; choose another place", folder.display())));
     }

@@ -1,10 +1,10 @@
 //! Which frames the network sees, which mask belongs to which frame, and how a run ends early.
 
 use super::fakes::{Clip, Fault, Kept, Network, SIZE};
-use coronet::media::Colour;
+use coronet::media::{Colour, Size};
 use coronet::post::{MinimumArea, PostProcessing};
 use coronet::segment::{
-    FrameRange, FrameReport, MaskSink, Observer, Run, SegmentOptions, SegmentedFrame, segment_clip,
+    FrameRange, FrameReport, MaskSink, Observer, Run, SegmentOptions, SegmentedFrame, WindowNetwork, segment_clip,
 };
 use coronet::{Error, Result};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -85,6 +85,46 @@ fn colours_are_converted_to_what_the_network_reads() {
         segment(&mut clip, &mut network, None, &mut kept).unwrap();
         assert_eq!(*network.windows.lock().unwrap(), [[0, 0, 1], [0, 1, 2], [1, 2, 3], [2, 3, 3]]);
         assert!(kept.frames.iter().all(|segmented| segmented.frame.colour() == clip_colour));
+    }
+}
+
+/// A network of another size than the clip, that finds vessel in the left half of everything.
+struct LeftHalf;
+
+impl WindowNetwork for LeftHalf {
+    fn neighbours(&self) -> usize {
+        0
+    }
+
+    fn colour(&self) -> Colour {
+        Colour::Grey
+    }
+
+    fn input_size(&self) -> Size {
+        Size { width: 8, height: 8 }
+    }
+
+    fn run(&mut self, window: &[&[f32]], probability: &mut [f32]) -> Result<()> {
+        assert_eq!(window[0].len(), 64);
+        for (i, p) in probability.iter_mut().enumerate() {
+            *p = if i % 8 < 4 { 1.0 } else { 0.0 };
+        }
+        Ok(())
+    }
+
+    fn describe(&self) -> serde_json::Value {
+        serde_json::Value::Null
+    }
+}
+
+#[test]
+fn masks_have_the_clips_size_whatever_the_networks() {
+    let mut kept = Kept::default();
+    segment_clip(&mut Clip::of(2), &mut LeftHalf, &options(None), &mut kept, &()).unwrap();
+    for segmented in &kept.frames {
+        assert_eq!((segmented.mask.size, segmented.probability.size), (SIZE, SIZE));
+        let left = |i: usize| if i % SIZE.width < SIZE.width / 2 { 255 } else { 0 };
+        assert_eq!(segmented.mask.pixels, (0..SIZE.area()).map(left).collect::<Vec<u8>>());
     }
 }
 
@@ -205,7 +245,7 @@ struct MeetingNetwork<'a> {
     read: Arc<AtomicUsize>,
 }
 
-impl coronet::segment::WindowNetwork for MeetingNetwork<'_> {
+impl WindowNetwork for MeetingNetwork<'_> {
     fn neighbours(&self) -> usize {
         self.inner.neighbours
     }
@@ -214,7 +254,7 @@ impl coronet::segment::WindowNetwork for MeetingNetwork<'_> {
         self.inner.colour
     }
 
-    fn input_size(&self) -> coronet::media::Size {
+    fn input_size(&self) -> Size {
         SIZE
     }
 

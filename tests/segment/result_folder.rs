@@ -119,6 +119,8 @@ fn a_file_in_the_place_of_the_folder_is_named() {
     fs::write(&file, "text").unwrap();
     let error = ResultFolder::create(&file, true).unwrap_err().to_string();
     assert_eq!(error, format!("{} is not a folder; choose another place", file.display()));
+    let error = ResultFolder::create(Path::new(""), true).unwrap_err().to_string();
+    assert_eq!(error, "the folder for the results has no name");
     let error = ResultFolder::create(&file.join("out"), true).unwrap_err().to_string();
     assert_eq!(error, format!("{} is not a folder; choose another place", file.display()));
 }
