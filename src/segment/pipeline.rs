@@ -93,8 +93,8 @@ pub struct Run {
 /// The clip's first and last frame stand in for the neighbours that lie outside of it, so every frame gets a mask.
 ///
 /// # Errors
-/// [`Error::Request`] for frames the clip does not have, or whose count of frames was wrong,
-/// [`Error::Network`] when a probability is not a number, [`Error::Interrupted`] when the observer asks for it, and
+/// [`Error::Request`] for frames the clip does not have, and for a clip that does not keep what it promised (its
+/// number of frames, their size); [`Error::Network`] when a probability is not a number, [`Error::Interrupted`] when the observer asks for it, and
 /// whatever the reader, the network or the sink report.
 pub fn segment_clip(
     reader: &mut dyn ClipReader,
@@ -109,7 +109,8 @@ pub fn segment_clip(
     observer.started(plan.frames.len());
 
     let first_error = OnceLock::new();
-    let mut reports = Vec::with_capacity(plan.frames.len());
+    // Grows as frames arrive: how many a damaged clip promises is no measure of memory.
+    let mut reports = Vec::new();
     std::thread::scope(|threads| {
         let (to_network, from_decoder) = sync_channel(WAITING);
         let (to_finish, from_network) = sync_channel(WAITING);

@@ -169,6 +169,9 @@ fn a_clip_that_is_shorter_or_longer_than_it_said_is_damaged() {
     let mut short = Clip { actual: 4, ..Clip::of(6) };
     let error = segment(&mut short, &mut Network::with(1), None, &mut Kept::default()).unwrap_err();
     assert_eq!(error.to_string(), "the clip ends after 4 frames, but should have 6; it is damaged");
+    let mut boastful = Clip { actual: 3, ..Clip::of(usize::MAX) };
+    let error = segment(&mut boastful, &mut Network::with(1), None, &mut Kept::default()).unwrap_err();
+    assert!(error.to_string().starts_with("the clip ends after 3 frames, but should have "), "{error}");
     let mut long = Clip { actual: 7, ..Clip::of(6) };
     let error = segment(&mut long, &mut Network::with(1), None, &mut Kept::default()).unwrap_err();
     assert_eq!(error.to_string(), "the clip goes on after its 6 frames; it is damaged");
