@@ -48,6 +48,15 @@ pub enum Error {
         /// The shapes and the rule they break.
         problem: String,
     },
+    /// A network whose output cannot be used.
+    #[error("{0}")]
+    Network(String),
+    /// The user stopped the run.
+    #[error("stopped before the end; nothing was written")]
+    Interrupted,
+    /// A mistake in Coronet itself: a panic in one of its threads.
+    #[error("internal error, please report it: {0}")]
+    Internal(String),
     /// A device that is missing, too old, out of memory or failing.
     #[error("{0}")]
     Device(String),

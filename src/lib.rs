@@ -9,9 +9,12 @@ pub mod device;
 pub mod error;
 pub mod graph;
 pub mod media;
+pub mod metrics;
 pub mod model;
 pub mod ops;
+pub mod post;
 pub mod program;
+pub mod segment;
 pub mod verify;
 pub mod weights;
 

@@ -1,1 +1,7 @@
-fn main() {}
+//! The `coronet` command: arguments in, one sentence and an exit code out when something fails.
+
+mod cli;
+
+fn main() -> std::process::ExitCode {
+    cli::main()
+}

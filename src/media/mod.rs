@@ -4,8 +4,11 @@
 //! grow with the clip. What a file is, is decided by its content, never by its suffix.
 
 mod frame;
+pub mod output;
+mod resize;
 
 pub use frame::{Colour, Frame, Mask, ProbabilityMap, Size, luminance};
+pub use resize::BilinearResize;
 
 use crate::error::Result;
 use std::time::Duration;

@@ -82,21 +82,13 @@ pub(super) fn forward(op: &InstanceNorm, binding: &Binding<'_>) -> Routine {
         norm.measure();
         (0..norm.extent.batch).for_each(|sample| norm.merge(sample));
         match (norm.residual, norm.epilogue.relu) {
-            (Some(residual), true) => norm.apply(
-                Some(residual),
-                #[inline(always)]
-                |v| rectified(v),
-            ),
+            (Some(residual), true) => norm.apply(Some(residual), rectified),
             (Some(residual), false) => norm.apply(
                 Some(residual),
                 #[inline(always)]
                 |v| v,
             ),
-            (None, true) => norm.apply(
-                None,
-                #[inline(always)]
-                |v| rectified(v),
-            ),
+            (None, true) => norm.apply(None, rectified),
             (None, false) => norm.apply(
                 None,
                 #[inline(always)]

@@ -1,0 +1,284 @@
+//! `coronet segment`: a clip in, masks and pictures out.
+
+use super::print;
+use super::progress::{Progress, listen_for_ctrl_c};
+use clap::{Args, ValueEnum, ValueHint};
+use coronet::device::cpu::CpuDevice;
+use coronet::media::{ClipReader, Size};
+use coronet::post::{MinimumArea, PostProcessing, Threshold};
+use coronet::segment::{
+    EngineNetwork, FrameRange, NoVideo, ResultFolder, ResultsOptions, SegmentOptions, Summary, WindowNetwork,
+    segment_into,
+};
+use coronet::weights::Weights;
+use coronet::{Error, Result};
+use std::fmt::Write as _;
+use std::io::{self, Write};
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+
+/// Segment a clip: a mask for every frame, an overlay video, a contact sheet and a summary
+#[derive(Debug, Args)]
+pub struct Arguments {
+    /// The clip: DICOM XA, a video, a folder of images or one image
+    #[arg(value_hint = ValueHint::AnyPath)]
+    input: PathBuf,
+
+    /// The network's weights, safetensors
+    #[arg(long, value_name = "W", value_hint = ValueHint::FilePath)]
+    weights: PathBuf,
+
+    /// Folder for the results; made where it is missing
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    out: PathBuf,
+
+    /// Segment only frames A up to, not including, B, counted from 0; their neighbours come from the whole clip
+    #[arg(long, value_name = "A..B")]
+    frames: Option<FrameRange>,
+
+    /// Probability from which on a pixel is vessel, 0 to 1
+    #[arg(long, value_name = "T", default_value = "0.5", allow_negative_numbers = true)]
+    threshold: Threshold,
+
+    /// Drop connected components smaller than this: a share of the image (0.0005, 0.05%) or pixels (130, 130px)
+    #[arg(long, value_name = "AREA", default_value = "0.05%", allow_negative_numbers = true)]
+    min_area: MinimumArea,
+
+    /// Where the network runs
+    #[arg(long, value_enum, default_value_t = Device::Auto)]
+    device: Device,
+
+    /// Side of the square the network sees, in pixels
+    #[arg(long, value_name = "S", default_value = "448")]
+    size: NonZeroUsize,
+
+    /// Threads for the network; all cores by default
+    #[arg(long, value_name = "T")]
+    threads: Option<NonZeroUsize>,
+
+    /// Write the vessel probability of every frame, too, as 16-bit PNG
+    #[arg(long)]
+    probability: bool,
+
+    /// Replace results that the folder already holds, once the new ones are complete
+    #[arg(long)]
+    overwrite: bool,
+
+    /// Print the summary as JSON on stdout, and nothing else there
+    #[arg(long)]
+    json: bool,
+
+    /// No progress and no closing lines
+    #[arg(long)]
+    quiet: bool,
+}
+
+/// Where a network can run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Device {
+    /// The fastest device this machine has
+    Auto,
+    /// The processor
+    Cpu,
+}
+
+/// Runs the verb.
+pub fn run(arguments: &Arguments) -> Result<()> {
+    listen_for_ctrl_c();
+    run_with(arguments, open_clip, open_network, &mut io::stdout().lock())
+}
+
+/// Opens the clip at `path`.
+fn open_clip(path: &Path) -> Result<Box<dyn ClipReader>> {
+    Err(Error::media(path, "this build of Coronet reads no clips"))
+}
+
+/// Opens the network in `weights` on `device` for square frames of `size`.
+fn open_network(
+    weights: &Path,
+    device: Device,
+    size: NonZeroUsize,
+    threads: Option<NonZeroUsize>,
+) -> Result<Box<dyn WindowNetwork>> {
+    let weights = Weights::load(weights)?;
+    let size = Size { width: size.get(), height: size.get() };
+    // What cannot work is found before threads are started and memory is taken.
+    weights.config().check_size(size.height, size.width)?;
+    let device = match device {
+        Device::Auto | Device::Cpu => CpuDevice::new(threads.map(NonZeroUsize::get))?,
+    };
+    Ok(Box::new(EngineNetwork::load(&weights, &device, size)?))
+}
+
+type OpenClip = fn(&Path) -> Result<Box<dyn ClipReader>>;
+type OpenNetwork = fn(&Path, Device, NonZeroUsize, Option<NonZeroUsize>) -> Result<Box<dyn WindowNetwork>>;
+
+fn run_with(arguments: &Arguments, open_clip: OpenClip, open_network: OpenNetwork, out: &mut dyn Write) -> Result<()> {
+    let Arguments { input, weights, device, size, threads, frames, .. } = arguments;
+    // What is cheap to find wrong comes first.
+    let mut reader = open_clip(input)?;
+    if let Some(frames) = frames {
+        frames.within(reader.info().frames)?;
+    }
+    let folder = ResultFolder::create(&arguments.out, arguments.overwrite)?;
+    let mut network = open_network(weights, *device, *size, *threads)?;
+
+    let post = PostProcessing { threshold: arguments.threshold, minimum_area: arguments.min_area };
+    let options = SegmentOptions { frames: *frames, post };
+    let video = NoVideo("this build of Coronet writes no video".into());
+    let files = ResultsOptions { probability: arguments.probability, video: &video };
+    let progress = Progress::new(arguments.quiet);
+    let summary = segment_into(folder, input, &mut *reader, &mut *network, &options, files, &progress)?;
+    drop(progress);
+
+    if arguments.json {
+        let text = serde_json::to_string_pretty(&summary);
+        print(out, &text.map_err(|e| Error::Internal(format!("the summary is not JSON: {e}")))?)
+    } else if arguments.quiet {
+        Ok(())
+    } else {
+        print(out, &closing_lines(&summary, &arguments.out))
+    }
+}
+
+/// What was made, where it lies and how fast it went, for people.
+fn closing_lines(summary: &Summary, folder: &Path) -> String {
+    let Summary { input, outputs, .. } = summary;
+    let at = |name: &str| folder.join(name).display().to_string();
+    let mut lines =
+        format!("{} masks of {}x{} in {}", summary.areas.len(), input.width, input.height, at(outputs.masks));
+    // Writing to a String cannot fail.
+    if let Some(probability) = outputs.probability {
+        let _ = write!(lines, "\nprobabilities in {}", at(probability));
+    }
+    let _ = match outputs.overlay {
+        Some(overlay) => write!(lines, "\noverlay video {} ({})", at(overlay), outputs.overlay_note),
+        None => write!(lines, "\nno overlay video: {}", outputs.overlay_note),
+    };
+    let _ = write!(lines, "\ncontact sheet {}", at(outputs.contact_sheet));
+    let _ = write!(lines, "\n{:.1} frames/s over {:.1} s", summary.frames_per_second, summary.wall_seconds);
+    if let Some(network) = summary.network_ms {
+        let _ = write!(lines, "; network step {:.1} ms (median), {:.1} ms (p99)", network.median, network.p99);
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+    use coronet::media::{ClipInfo, ClipKind, Colour, Frame, Size};
+
+    const SIZE: Size = Size { width: 8, height: 4 };
+
+    struct Clip(ClipInfo, usize);
+
+    impl ClipReader for Clip {
+        fn info(&self) -> &ClipInfo {
+            &self.0
+        }
+
+        fn next_frame(&mut self) -> Result<Option<Frame>> {
+            if self.1 == self.0.frames {
+                return Ok(None);
+            }
+            self.1 += 1;
+            Frame::new(SIZE, Colour::Grey, vec![9; SIZE.area()]).map(Some)
+        }
+    }
+
+    fn five_frames(_: &Path) -> Result<Box<dyn ClipReader>> {
+        let description = String::new();
+        let info = ClipInfo { kind: ClipKind::Dicom, size: SIZE, frames: 5, frame_time: None, description };
+        Ok(Box::new(Clip(info, 0)))
+    }
+
+    struct AllVessel(usize);
+
+    impl WindowNetwork for AllVessel {
+        fn neighbours(&self) -> usize {
+            1
+        }
+
+        fn colour(&self) -> Colour {
+            Colour::Grey
+        }
+
+        fn input_size(&self) -> Size {
+            Size { width: self.0, height: self.0 }
+        }
+
+        fn run(&mut self, _: &[&[f32]], probability: &mut [f32]) -> Result<()> {
+            probability.fill(0.75);
+            Ok(())
+        }
+
+        fn describe(&self) -> serde_json::Value {
+            serde_json::Value::Null
+        }
+    }
+
+    fn all_vessel(_: &Path, _: Device, size: NonZeroUsize, _: Option<NonZeroUsize>) -> Result<Box<dyn WindowNetwork>> {
+        Ok(Box::new(AllVessel(size.get())))
+    }
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        arguments: Arguments,
+    }
+
+    /// What the verb prints on stdout, and its result.
+    fn printed(out: &Path, extra: &[&str]) -> (String, Result<()>) {
+        let start = ["segment", "clip", "--weights", "w", "--size", "32", "--out", out.to_str().unwrap()];
+        let Line { arguments } = Line::parse_from(start.iter().chain(extra));
+        let mut text = Vec::new();
+        let done = run_with(&arguments, five_frames, all_vessel, &mut text);
+        (String::from_utf8(text).unwrap(), done)
+    }
+
+    #[test]
+    fn the_closing_lines_say_what_lies_where() {
+        let out = tempfile::tempdir().unwrap();
+        let (text, done) = printed(out.path(), &["--probability"]);
+        done.unwrap();
+        let folder = out.path().display();
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines[0], format!("5 masks of 8x4 in {folder}/masks"));
+        assert_eq!(lines[1], format!("probabilities in {folder}/probability"));
+        assert!(lines[2].contains("overlay video"), "{text}");
+        assert_eq!(lines[3], format!("contact sheet {folder}/contact_sheet.png"));
+        assert!(lines[4].contains(" frames/s over ") && lines[4].contains("; network step "), "{text}");
+        assert_eq!(lines.len(), 5);
+    }
+
+    #[test]
+    fn json_is_all_there_is_on_stdout_and_quiet_leaves_nothing() {
+        let out = tempfile::tempdir().unwrap();
+        let (text, done) = printed(out.path(), &["--json", "--frames", "1..3"]);
+        done.unwrap();
+        let summary: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(summary["frames"], serde_json::json!({"start": 1, "end": 3}));
+        let written = std::fs::read_to_string(out.path().join("summary.json")).unwrap();
+        assert_eq!(text.trim_end(), written, "the file says the same");
+
+        let (text, done) = printed(out.path(), &["--quiet", "--overwrite"]);
+        done.unwrap();
+        assert_eq!(text, "");
+    }
+
+    #[test]
+    fn frames_beyond_the_clip_and_a_taken_folder_leave_everything_alone() {
+        let out = tempfile::tempdir().unwrap();
+        let (text, done) = printed(&out.path().join("new"), &["--frames", "3..6"]);
+        let problem = done.unwrap_err().to_string();
+        assert_eq!(problem, "frames 3..6 reach beyond the clip; the clip has 5 frames, 0..5");
+        assert_eq!(text, "");
+        assert!(!out.path().join("new").exists());
+
+        printed(out.path(), &["--quiet"]).1.unwrap();
+        let (text, done) = printed(out.path(), &[]);
+        assert!(done.unwrap_err().to_string().contains("already holds results"));
+        assert_eq!(text, "");
+    }
+}

@@ -1,0 +1,86 @@
+//! The engine as a [`WindowNetwork`]: weights, a device and an input size become a network ready to run.
+
+use super::WindowNetwork;
+use crate::device::{Device, Session};
+use crate::error::{Error, Result};
+use crate::media::{Colour, Size};
+use crate::model::{CeNet, Config};
+use crate::program::{Placement, Program};
+use crate::weights::Weights;
+
+/// A 3D-2D CE-Net on a device, bound to its memory.
+pub struct EngineNetwork {
+    network: CeNet,
+    session: Box<dyn Session>,
+    device: String,
+    size: Size,
+    /// The window as the session takes it: channels, then frames.
+    window: Vec<f32>,
+}
+
+impl EngineNetwork {
+    /// Loads `weights` onto `device` for frames of `size`.
+    ///
+    /// # Errors
+    /// [`Error::Request`] when the size does not fit the network, [`Error::Device`] when memory is short.
+    pub fn load(weights: &Weights, device: &dyn Device, size: Size) -> Result<EngineNetwork> {
+        let config = weights.config();
+        let network = CeNet::build(config, 1, size.height, size.width)?;
+        let outputs = [network.probability];
+        let program = Program::lower(&network.graph, &outputs, device.target(), Placement::Shared)?;
+        let mut session = device.load(program)?;
+        for (name, id) in network.parameters() {
+            let missing = || Error::Internal(format!("the weights lack {name}"));
+            session.write(id, weights.get(&name).ok_or_else(missing)?.data())?;
+        }
+        let window = vec![0.0; config.in_channels() * config.frames() * size.area()];
+        Ok(EngineNetwork { network, session, device: device.describe(), size, window })
+    }
+
+    /// The network's configuration.
+    pub fn config(&self) -> Config {
+        self.network.config
+    }
+}
+
+impl WindowNetwork for EngineNetwork {
+    fn neighbours(&self) -> usize {
+        self.config().neighbours()
+    }
+
+    fn colour(&self) -> Colour {
+        if self.config().in_channels() == 3 { Colour::Rgb } else { Colour::Grey }
+    }
+
+    fn input_size(&self) -> Size {
+        self.size
+    }
+
+    fn run(&mut self, window: &[&[f32]], probability: &mut [f32]) -> Result<()> {
+        let (frames, channels, area) = (self.config().frames(), self.config().in_channels(), self.size.area());
+        if window.len() != frames || window.iter().any(|frame| frame.len() != channels * area) {
+            return Err(Error::Request(format!(
+                "the network takes {frames} frames of {} with {channels} channel(s)",
+                self.size
+            )));
+        }
+        for (index, plane) in self.window.chunks_exact_mut(area).enumerate() {
+            let (channel, frame) = (index / frames, index % frames);
+            plane.copy_from_slice(&window[frame][channel * area..(channel + 1) * area]);
+        }
+        self.session.write(self.network.window, &self.window)?;
+        self.session.run()?;
+        self.session.read_into(self.network.probability, probability)
+    }
+
+    fn describe(&self) -> serde_json::Value {
+        serde_json::json!({
+            "architecture": "cenet3d",
+            "configuration": self.config(),
+            "input_size": self.size,
+            "device": self.device,
+            "precision": "fp32",
+            "arena_bytes": self.session.program().arena_len() * size_of::<f32>(),
+        })
+    }
+}

@@ -1,0 +1,297 @@
+//! Decoding, the network and everything behind it, side by side on three threads.
+//!
+//! Short bounded channels join them, so a slow stage holds the others back and memory stays the same however long
+//! the clip is. The first error of any stage stops all; a panic in a stage is an error like any other.
+
+use super::window::{Prepared, Window};
+use super::{FramePreparer, FrameRange, WindowNetwork};
+use crate::error::{Error, Result};
+use crate::media::{BilinearResize, ClipReader, Frame, Mask, ProbabilityMap, Size};
+use crate::post::{PostProcessing, to_source_size};
+use std::any::Any;
+use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::OnceLock;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::time::{Duration, Instant};
+
+/// How many frames wait between two stages: enough to smooth out a slow frame.
+const WAITING: usize = 2;
+
+/// What to segment and how a probability becomes a mask.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct SegmentOptions {
+    /// The frames that get a mask; all of them when `None`. Their neighbours come from the whole clip.
+    pub frames: Option<FrameRange>,
+    /// Threshold and minimum area.
+    pub post: PostProcessing,
+}
+
+/// One frame with everything that was found out about it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SegmentedFrame {
+    /// The frame's number in the whole clip, counted from 0.
+    pub index: usize,
+    /// The frame as it was read.
+    pub frame: Frame,
+    /// Vessel probability at the frame's own size.
+    pub probability: ProbabilityMap,
+    /// The vessel mask at the frame's own size.
+    pub mask: Mask,
+}
+
+/// Takes the masks as they come, in the order of the clip.
+pub trait MaskSink: Send {
+    /// Takes one frame and its mask.
+    ///
+    /// # Errors
+    /// Whatever goes wrong; it stops the run.
+    fn accept(&mut self, segmented: SegmentedFrame) -> Result<()>;
+}
+
+/// Watches a run from outside and may stop it.
+pub trait Observer: Sync {
+    /// The run begins; so many frames will get a mask.
+    fn started(&self, _frames: usize) {}
+
+    /// A frame's mask has been handed to the sink.
+    fn frame_done(&self, _report: &FrameReport) {}
+
+    /// Whether the run shall stop with [`Error::Interrupted`]; asked before each frame of each stage.
+    fn interrupted(&self) -> bool {
+        false
+    }
+}
+
+/// The observer that does not look.
+impl Observer for () {}
+
+/// What a run says about one frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FrameReport {
+    /// The frame's number in the whole clip.
+    pub index: usize,
+    /// Pixels of the mask that are vessel.
+    pub vessel_pixels: usize,
+    /// How long the network step took.
+    pub network: Duration,
+}
+
+/// A finished run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Run {
+    /// The frames that got a mask.
+    pub frames: Range<usize>,
+    /// One report for each of them, in order.
+    pub reports: Vec<FrameReport>,
+    /// From the first frame read to the last mask handed over.
+    pub wall: Duration,
+}
+
+/// Segments the frames of a clip, each with its neighbours; mask i belongs to frame i.
+///
+/// The clip's first and last frame stand in for the neighbours that lie outside of it, so every frame gets a mask.
+///
+/// # Errors
+/// [`Error::Request`] for frames the clip does not have, and for a clip that does not keep what it promised (its
+/// number of frames, their size); [`Error::Network`] when a probability is not a number, [`Error::Interrupted`] when the observer asks for it, and
+/// whatever the reader, the network or the sink report.
+pub fn segment_clip(
+    reader: &mut dyn ClipReader,
+    network: &mut dyn WindowNetwork,
+    options: &SegmentOptions,
+    sink: &mut dyn MaskSink,
+    observer: &dyn Observer,
+) -> Result<Run> {
+    let begun = Instant::now();
+    let plan = Plan::new(reader, network, options)?;
+    let preparer = FramePreparer::new(plan.source, network.colour(), plan.input)?;
+    observer.started(plan.frames.len());
+
+    let first_error = OnceLock::new();
+    // Grows as frames arrive: how many a damaged clip promises is no measure of memory.
+    let mut reports = Vec::new();
+    std::thread::scope(|threads| {
+        let (to_network, from_decoder) = sync_channel(WAITING);
+        let (to_finish, from_network) = sync_channel(WAITING);
+        let (plan, first_error, reports) = (&plan, &first_error, &mut reports);
+        threads.spawn(move || stage("decoding", first_error, || decode(plan, reader, preparer, to_network, observer)));
+        threads.spawn(move || {
+            stage("finishing", first_error, || finish(plan, options.post, from_network, sink, reports, observer));
+        });
+        stage("network", first_error, || estimate(plan, network, from_decoder, to_finish, observer));
+    });
+
+    match first_error.into_inner() {
+        Some(error) => Err(error),
+        None if reports.len() < plan.frames.len() => {
+            Err(Error::Internal(format!("{} of {} frames got a mask", reports.len(), plan.frames.len())))
+        }
+        None => Ok(Run { frames: plan.frames, reports, wall: begun.elapsed() }),
+    }
+}
+
+/// What every stage must know.
+struct Plan {
+    /// Frames of the clip.
+    total: usize,
+    /// Frames that get a mask.
+    frames: Range<usize>,
+    /// Frames the network sees: those and their neighbours.
+    seen: Range<usize>,
+    neighbours: usize,
+    source: Size,
+    input: Size,
+}
+
+impl Plan {
+    fn new(reader: &dyn ClipReader, network: &dyn WindowNetwork, options: &SegmentOptions) -> Result<Plan> {
+        let total = reader.info().frames;
+        if total == 0 {
+            return Err(Error::Request("the clip holds no frames".into()));
+        }
+        let frames = match options.frames {
+            Some(range) => range.within(total)?,
+            None => 0..total,
+        };
+        let neighbours = network.neighbours();
+        let seen = frames.start.saturating_sub(neighbours)..frames.end.saturating_add(neighbours).min(total);
+        Ok(Plan { total, frames, seen, neighbours, source: reader.info().size, input: network.input_size() })
+    }
+}
+
+/// What the network hands on.
+struct Estimate {
+    index: usize,
+    frame: Frame,
+    probability: Vec<f32>,
+    took: Duration,
+}
+
+/// Runs one stage and keeps its error, or its panic as an error, if it is the first.
+///
+/// A stage whose neighbour has gone away ends with `Ok`: the neighbour has said why.
+fn stage(name: &str, first_error: &OnceLock<Error>, body: impl FnOnce() -> Result<()>) {
+    let error = match catch_unwind(AssertUnwindSafe(body)) {
+        Ok(Ok(())) => return,
+        Ok(Err(error)) => error,
+        Err(panic) => Error::Internal(format!("the {name} stage panicked: {}", panic_text(&*panic))),
+    };
+    // A second error is a consequence of the first, or came later: the first one explains the run.
+    let _ = first_error.set(error);
+}
+
+fn panic_text(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no reason given")
+}
+
+fn go_on(observer: &dyn Observer) -> Result<()> {
+    if observer.interrupted() { Err(Error::Interrupted) } else { Ok(()) }
+}
+
+/// The first stage: reads the clip up to the last frame the network sees, prepares what it sees.
+fn decode(
+    plan: &Plan,
+    reader: &mut dyn ClipReader,
+    mut preparer: FramePreparer,
+    to_network: SyncSender<Prepared>,
+    observer: &dyn Observer,
+) -> Result<()> {
+    for index in 0..plan.seen.end {
+        go_on(observer)?;
+        let Some(frame) = reader.next_frame()? else {
+            return Err(Error::Request(format!(
+                "the clip ends after {index} frames, but should have {}; it is damaged",
+                plan.total
+            )));
+        };
+        if frame.size() != plan.source {
+            return Err(Error::Request(format!(
+                "frame {index} is {}, but the clip is {}; all frames must have one size",
+                frame.size(),
+                plan.source
+            )));
+        }
+        if index < plan.seen.start {
+            continue;
+        }
+        let mut planes = vec![0.0; preparer.values()];
+        preparer.prepare(&frame, &mut planes)?;
+        // Neighbours outside of the range are only looked at.
+        let frame = plan.frames.contains(&index).then_some(frame);
+        if to_network.send(Prepared { index, frame, planes }).is_err() {
+            return Ok(());
+        }
+    }
+    if plan.seen.end == plan.total && reader.next_frame()?.is_some() {
+        return Err(Error::Request(format!("the clip goes on after its {} frames; it is damaged", plan.total)));
+    }
+    Ok(())
+}
+
+/// The second stage: the network over the sliding window.
+fn estimate(
+    plan: &Plan,
+    network: &mut dyn WindowNetwork,
+    from_decoder: Receiver<Prepared>,
+    to_finish: SyncSender<Estimate>,
+    observer: &dyn Observer,
+) -> Result<()> {
+    let mut window = Window::new(plan.neighbours, plan.total);
+    for index in plan.frames.clone() {
+        while window.wants_for(index) {
+            match from_decoder.recv() {
+                Ok(prepared) => window.push(prepared),
+                Err(_) => return Ok(()),
+            }
+        }
+        go_on(observer)?;
+        let mut probability = vec![0.0; plan.input.area()];
+        let begun = Instant::now();
+        network.run(&window.around(index), &mut probability)?;
+        let took = begun.elapsed();
+        check_numbers(index, plan.input, &probability)?;
+        let Some(frame) = window.take_frame(index) else {
+            return Err(Error::Internal(format!("frame {index} is not in its own window")));
+        };
+        if to_finish.send(Estimate { index, frame, probability, took }).is_err() {
+            return Ok(());
+        }
+    }
+    Ok(())
+}
+
+fn check_numbers(index: usize, size: Size, probability: &[f32]) -> Result<()> {
+    match probability.iter().position(|p| !p.is_finite()) {
+        None => Ok(()),
+        Some(at) => Err(Error::Network(format!(
+            "the network produced {} in frame {index} at column {}, row {}; check its weights",
+            if probability[at].is_nan() { "NaN" } else { "infinity" },
+            at % size.width,
+            at / size.width
+        ))),
+    }
+}
+
+/// The third stage: back to the source's size, to a mask, to the sink.
+fn finish(
+    plan: &Plan,
+    post: PostProcessing,
+    from_network: Receiver<Estimate>,
+    sink: &mut dyn MaskSink,
+    reports: &mut Vec<FrameReport>,
+    observer: &dyn Observer,
+) -> Result<()> {
+    let mut resize = BilinearResize::new(plan.input, plan.source)?;
+    for Estimate { index, frame, probability, took } in from_network {
+        go_on(observer)?;
+        let probability = to_source_size(&mut resize, &probability)?;
+        let mask = post.mask(&probability);
+        let report = FrameReport { index, vessel_pixels: mask.vessel_pixels(), network: took };
+        sink.accept(SegmentedFrame { index, frame, probability, mask })?;
+        observer.frame_done(&report);
+        reports.push(report);
+    }
+    Ok(())
+}
