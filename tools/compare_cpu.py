@@ -366,6 +366,8 @@ def compare(arguments: argparse.Namespace) -> int:
 
     load = here["load_average_before"]
     print(f"{here['cpu']}, {arguments.threads} of {here['cores']} cores, load {load:.1f} before the start")
+    if load > 0.5:
+        print("the machine was not idle: the times mean little, least of all PyTorch's, whose threads spin")
     print(
         f"one frame of cenet3d w={arguments.width} {arguments.stem} N={arguments.n}, {arguments.size}x{arguments.size}, "
         f"fp32; {arguments.rounds} alternating rounds; outputs against float64, bound {AGREEMENT_BOUND:.0e}\n"
