@@ -11,6 +11,8 @@ mod codec;
 mod fixture;
 mod greyscale;
 mod pixel_data;
+#[cfg(test)]
+mod tests;
 
 use super::{ClipInfo, ClipKind, ClipReader, Colour, Frame};
 use crate::error::{Error, Result};

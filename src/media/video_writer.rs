@@ -203,8 +203,7 @@ fn open_one(
     if options.is_empty() {
         video.set_bit_rate(rate.clamp(200e3, 50e6) as usize);
     }
-    let encoder = video.open_with(options.iter().copied().collect())?;
-    Ok(encoder.0)
+    video.open_with(options.iter().copied().collect())
 }
 
 /// The frame as RGB at even width and height, the last column and row repeated where needed.
