@@ -116,10 +116,10 @@ impl Attributes {
         let problem = |problem: String| Error::media(path, problem);
         let modality = text(dataset, tags::MODALITY).unwrap_or_else(|| "image".into());
         if dataset.get(tags::ROWS).is_none() || dataset.get(tags::COLUMNS).is_none() {
-            return Err(problem(format!("the DICOM file (modality {modality}) holds no image")));
+            return Err(problem(format!("the DICOM file (modality {modality}) is truncated or holds no image")));
         }
         let required = |tag: Tag, name: &str| {
-            whole(dataset, tag).ok_or_else(|| problem(format!("the DICOM header lacks a valid {name}")))
+            whole(dataset, tag).ok_or_else(|| problem(format!("the DICOM header is truncated or lacks a valid {name}")))
         };
         let rows = required(tags::ROWS, "Rows")?;
         let columns = required(tags::COLUMNS, "Columns")?;
@@ -201,7 +201,7 @@ fn photometric(dataset: &Dataset) -> Result<Photometric, String> {
         Some("YBR_FULL") => Ok(Photometric::YbrFull),
         Some("YBR_FULL_422" | "YBR_RCT" | "YBR_ICT") => Ok(Photometric::YbrCompressed),
         Some(other) => Err(format!("has the photometric interpretation {other}, which is not read")),
-        None => Err("the DICOM header lacks a Photometric Interpretation".into()),
+        None => Err("the DICOM header is truncated or lacks a Photometric Interpretation".into()),
     }
 }
 

@@ -202,7 +202,7 @@ fn find_pixel_data(source: &mut Source, transfer_syntax: &str) -> Result<Found, 
             token => token.skip().map_err(|e| damaged(&e))?,
         }
     }
-    Err("the DICOM file holds no pixel data".into())
+    Err("the DICOM file is truncated or holds no pixel data".into())
 }
 
 /// The offset table and the fragments, from the start of encapsulated pixel data to its end.
