@@ -206,7 +206,7 @@ fn damaged_bytes_never_panic() {
         let frame = run_length(&[vec![3; AREA]]);
         save_fragments(path, image(2, 8, 8), uids::RLE_LOSSLESS, vec![], vec![frame.clone(), frame]);
         let whole = std::fs::read(path).unwrap();
-        for at in 128..whole.len() {
+        for at in (128..whole.len()).step_by(5) {
             for value in [0, 0xFF] {
                 let mut damaged = whole.clone();
                 damaged[at] = value;
