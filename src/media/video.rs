@@ -271,7 +271,7 @@ pub(super) fn set_ranges(scaler: &mut scaling::Context, source_full: bool, targe
     // SAFETY: the context is valid for as long as it is borrowed; the coefficient tables are constants of libswscale.
     // A negative result says that ranges have no meaning for this pair of formats, which is what is wanted then.
     unsafe {
-        let rec601 = ffmpeg::ffi::sws_getCoefficients(ffmpeg::ffi::SWS_CS_ITU601 as i32);
+        let rec601 = ffmpeg::ffi::sws_getCoefficients(ffmpeg::ffi::SWS_CS_ITU601);
         ffmpeg::ffi::sws_setColorspaceDetails(
             scaler.as_mut_ptr(),
             rec601,

@@ -21,8 +21,11 @@ const DEFAULT_FRAME_TIME: Duration = Duration::from_nanos(1_000_000_000 / 15);
 /// usual rates (12.5, 15, 24, 25, 29.97, 30, 60) and every whole millisecond exactly.
 const TICKS: f64 = 60_000.0;
 
+/// An encoder's own settings, by name.
+type Options = &'static [(&'static str, &'static str)];
+
 /// Encoders to try, with their options, best first.
-const ENCODERS: [(&str, &str, &[(&str, &str)]); 3] = [
+const ENCODERS: [(&str, &str, Options); 3] = [
     ("libx264", "H.264 (libx264)", &[("preset", "veryfast"), ("crf", "20")]),
     ("libopenh264", "H.264 (libopenh264)", &[]),
     ("mpeg4", "MPEG-4 part 2 (mpeg4)", &[]),
@@ -184,7 +187,7 @@ fn open_encoder(
 
 fn open_one(
     codec: ffmpeg::Codec,
-    options: &[(&str, &str)],
+    options: Options,
     size: Size,
     time_base: ffmpeg::Rational,
 ) -> Result<ffmpeg::encoder::Video, ffmpeg::Error> {
