@@ -7,7 +7,7 @@ use coronet::device::cpu::CpuDevice;
 use coronet::media::{ClipReader, Size};
 use coronet::post::{MinimumArea, PostProcessing, Threshold};
 use coronet::segment::{
-    EngineNetwork, FrameRange, NoVideo, ResultFolder, ResultsOptions, SegmentOptions, Summary, WindowNetwork,
+    EngineNetwork, FrameRange, OverlayVideo, ResultFolder, ResultsOptions, SegmentOptions, Summary, WindowNetwork,
     segment_into,
 };
 use coronet::weights::Weights;
@@ -85,12 +85,7 @@ pub enum Device {
 /// Runs the verb.
 pub fn run(arguments: &Arguments) -> Result<()> {
     listen_for_ctrl_c();
-    run_with(arguments, open_clip, open_network, &mut io::stdout().lock())
-}
-
-/// Opens the clip at `path`.
-fn open_clip(path: &Path) -> Result<Box<dyn ClipReader>> {
-    Err(Error::media(path, "this build of Coronet reads no clips"))
+    run_with(arguments, coronet::media::open, open_network, &mut io::stdout().lock())
 }
 
 /// Opens the network in `weights` on `device` for square frames of `size`.
@@ -125,8 +120,7 @@ fn run_with(arguments: &Arguments, open_clip: OpenClip, open_network: OpenNetwor
 
     let post = PostProcessing { threshold: arguments.threshold, minimum_area: arguments.min_area };
     let options = SegmentOptions { frames: *frames, post };
-    let video = NoVideo("this build of Coronet writes no video".into());
-    let files = ResultsOptions { probability: arguments.probability, video: &video };
+    let files = ResultsOptions { probability: arguments.probability, video: &OverlayVideo };
     let progress = Progress::new(arguments.quiet);
     let summary = segment_into(folder, input, &mut *reader, &mut *network, &options, files, &progress)?;
     drop(progress);

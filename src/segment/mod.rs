@@ -6,6 +6,7 @@
 mod engine;
 mod folder;
 mod latency;
+mod overlay_video;
 mod pipeline;
 mod prepare;
 mod range;
@@ -16,6 +17,7 @@ mod window;
 pub use engine::EngineNetwork;
 pub use folder::{ResultFolder, StagedFile};
 pub use latency::Latency;
+pub use overlay_video::OverlayVideo;
 pub use pipeline::{FrameReport, MaskSink, Observer, Run, SegmentOptions, SegmentedFrame, segment_clip};
 pub use prepare::FramePreparer;
 pub use range::FrameRange;

@@ -12,7 +12,12 @@ pub struct OverlayVideo;
 
 #[cfg(feature = "video")]
 impl OpenVideo for OverlayVideo {
-    fn open(&self, path: &Path, size: Size, frame_time: Option<Duration>) -> Result<Result<Box<dyn VideoSink>, String>> {
+    fn open(
+        &self,
+        path: &Path,
+        size: Size,
+        frame_time: Option<Duration>,
+    ) -> Result<Result<Box<dyn VideoSink>, String>> {
         Ok(Ok(Box::new(crate::media::VideoWriter::create(path, size, frame_time)?)))
     }
 }

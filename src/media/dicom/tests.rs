@@ -1,0 +1,237 @@
+use super::super::{ClipReader, open};
+use super::fixture::*;
+use dicom_core::VR;
+use dicom_dictionary_std::{tags, uids};
+use std::path::Path;
+use std::time::Duration;
+
+const AREA: usize = 16 * 8;
+
+fn frames_of(path: &Path) -> Vec<Vec<u8>> {
+    let mut clip = open(path).unwrap();
+    let frames: Vec<_> =
+        std::iter::from_fn(|| clip.next_frame().unwrap()).map(|frame| frame.samples().to_vec()).collect();
+    assert_eq!(frames.len(), clip.info().frames);
+    frames
+}
+
+fn refusal(path: &Path) -> String {
+    match open(path) {
+        Err(error) => error.to_string(),
+        Ok(mut clip) => loop {
+            match clip.next_frame() {
+                Err(error) => break error.to_string(),
+                Ok(frame) => assert!(frame.is_some(), "{} was read to its end", path.display()),
+            }
+        },
+    }
+}
+
+fn in_folder(test: impl FnOnce(&Path)) {
+    let folder = tempfile::tempdir().unwrap();
+    test(&folder.path().join("clip.bin"));
+}
+
+fn jpeg(grey: u8) -> Vec<u8> {
+    let mut bytes = std::io::Cursor::new(Vec::new());
+    let image = image::GrayImage::from_pixel(16, 8, image::Luma([grey]));
+    image.write_to(&mut bytes, image::ImageFormat::Jpeg).unwrap();
+    let mut bytes = bytes.into_inner();
+    bytes.resize(bytes.len().next_multiple_of(4), 0);
+    bytes
+}
+
+#[test]
+fn eight_bit_frames_come_back_as_they_are_and_in_order() {
+    in_folder(|path| {
+        let pixels: Vec<u8> = (0..3 * AREA).map(|i| (i % 251) as u8).collect();
+        save_bytes(path, image(3, 8, 8), &pixels);
+        assert_eq!(frames_of(path), pixels.chunks(AREA).map(<[u8]>::to_vec).collect::<Vec<_>>());
+        let clip = open(path).unwrap();
+        assert_eq!(clip.info().frame_time, Some(Duration::from_micros(66_500)));
+        assert_eq!(clip.info().description, "DICOM XA, Explicit VR Little Endian, 8 bit, MONOCHROME2");
+    });
+}
+
+#[test]
+fn monochrome1_is_inverted() {
+    in_folder(|path| {
+        let mut object = image(1, 8, 8);
+        text(&mut object, tags::PHOTOMETRIC_INTERPRETATION, VR::CS, "MONOCHROME1");
+        save_bytes(path, object, &[10; AREA]);
+        assert_eq!(frames_of(path), [[245; AREA]]);
+    });
+}
+
+#[test]
+fn the_first_window_decides_and_values_outside_of_it_saturate() {
+    in_folder(|path| {
+        let mut object = image(1, 16, 12);
+        text(&mut object, tags::WINDOW_CENTER, VR::DS, "1128\\5");
+        text(&mut object, tags::WINDOW_WIDTH, VR::DS, "256\\7");
+        let pixels: Vec<u16> = (0..AREA as u16).map(|i| 900 + 4 * i).collect();
+        save_words(path, object, &pixels);
+        let expected: Vec<u8> = pixels.iter().map(|&v| (i32::from(v) - 1000).clamp(0, 255) as u8).collect();
+        assert_eq!(frames_of(path), [expected]);
+    });
+}
+
+#[test]
+fn without_a_window_deep_values_stretch_from_the_clips_lowest_to_its_highest() {
+    in_folder(|path| {
+        let mut pixels = vec![500u16; 2 * AREA];
+        pixels[0] = 400;
+        pixels[2 * AREA - 1] = 655;
+        save_words(path, image(2, 16, 12), &pixels);
+        let frames = frames_of(path);
+        assert_eq!((frames[0][0], frames[0][1]), (0, 100));
+        assert_eq!((frames[1][0], frames[1][AREA - 1]), (100, 255));
+    });
+}
+
+#[test]
+fn signed_values_are_rescaled_before_the_window() {
+    in_folder(|path| {
+        let mut object = image(1, 16, 16);
+        number(&mut object, tags::PIXEL_REPRESENTATION, 1);
+        text(&mut object, tags::RESCALE_SLOPE, VR::DS, "2");
+        text(&mut object, tags::RESCALE_INTERCEPT, VR::DS, "328");
+        text(&mut object, tags::WINDOW_CENTER, VR::DS, "128");
+        text(&mut object, tags::WINDOW_WIDTH, VR::DS, "256");
+        save_words(path, object, &[-100i16 as u16; AREA]);
+        assert_eq!(frames_of(path), [[128; AREA]]);
+    });
+}
+
+#[test]
+fn a_voi_lut_maps_values_and_clamps_at_its_ends() {
+    in_folder(|path| {
+        let mut object = image(1, 16, 12);
+        voi_lut(&mut object, 100, 12, &[0, 819, 1638, 4095]);
+        let mut pixels = vec![0u16; AREA];
+        pixels[..6].copy_from_slice(&[99, 100, 101, 102, 103, 4000]);
+        save_words(path, object, &pixels);
+        assert_eq!(frames_of(path)[0][..6], [0, 0, 51, 102, 255, 255]);
+    });
+}
+
+#[test]
+fn run_length_frames_of_two_bytes_come_back() {
+    in_folder(|path| {
+        let mut object = image(2, 16, 16);
+        text(&mut object, tags::WINDOW_CENTER, VR::DS, "32768");
+        text(&mut object, tags::WINDOW_WIDTH, VR::DS, "65536");
+        let frame = |high: u8| run_length(&[vec![high; AREA], vec![high; AREA]]);
+        save_fragments(path, object, uids::RLE_LOSSLESS, vec![], vec![frame(7), frame(200)]);
+        assert_eq!(frames_of(path), [[7; AREA], [200; AREA]]);
+    });
+}
+
+#[test]
+fn frames_in_several_fragments_are_put_together_with_and_without_an_offset_table() {
+    let mut fragments = Vec::new();
+    let mut offsets = Vec::new();
+    let mut offset = 0;
+    for grey in [10, 120, 240] {
+        offsets.push(offset);
+        let bytes = jpeg(grey);
+        for piece in bytes.chunks(bytes.len() / 4 * 2) {
+            offset += 8 + piece.len() as u32;
+            fragments.push(piece.to_vec());
+        }
+    }
+    for table in [vec![], offsets, vec![0, 1, 2]] {
+        in_folder(|path| {
+            save_fragments(path, image(3, 8, 8), uids::JPEG_BASELINE8_BIT, table, fragments.clone());
+            let greys: Vec<u8> = frames_of(path).iter().map(|frame| frame[0]).collect();
+            assert_eq!(greys, [10, 120, 240]);
+        });
+    }
+}
+
+#[test]
+fn a_frame_of_another_size_than_the_header_says_is_an_error() {
+    in_folder(|path| {
+        let mut object = image(1, 8, 8);
+        number(&mut object, tags::ROWS, 16);
+        save_fragments(path, object, uids::JPEG_BASELINE8_BIT, vec![], vec![jpeg(9)]);
+        assert!(refusal(path).ends_with("frame 0 cannot be decoded: it is 16x8, but the clip is 16x16"));
+    });
+}
+
+#[test]
+fn a_frame_count_that_disagrees_with_the_pixel_data_is_an_error() {
+    in_folder(|path| {
+        save_bytes(path, image(3, 8, 8), &[0; 2 * AREA]);
+        assert!(refusal(path).contains("states 3 frame(s) of 16x8, which take 384 bytes, but the pixel data has 256"));
+        save_fragments(path, image(3, 8, 8), uids::JPEG_BASELINE8_BIT, vec![], vec![jpeg(9), jpeg(9)]);
+        assert!(refusal(path).contains("states 3 frame(s), but the pixel data holds 2"));
+    });
+}
+
+#[test]
+fn a_video_inside_dicom_is_refused_by_name() {
+    in_folder(|path| {
+        save_fragments(path, image(1, 8, 8), uids::MPEG4HP41, vec![], vec![vec![0; 8]]);
+        assert!(refusal(path).contains("has the transfer syntax MPEG-4 AVC/H.264"));
+    });
+}
+
+#[test]
+fn a_file_cut_anywhere_gives_one_sentence_and_no_panic() {
+    in_folder(|path| {
+        let files: [&dyn Fn(); 3] = [
+            &|| save_bytes(path, image(2, 8, 8), &[77; 2 * AREA]),
+            &|| save_fragments(path, image(2, 8, 8), uids::JPEG_BASELINE8_BIT, vec![], vec![jpeg(9), jpeg(8)]),
+            &|| {
+                let frame = run_length(&[vec![3; AREA]]);
+                save_fragments(path, image(2, 8, 8), uids::RLE_LOSSLESS, vec![], vec![frame.clone(), frame]);
+            },
+        ];
+        for save in files {
+            save();
+            let whole = std::fs::read(path).unwrap();
+            for length in (140..whole.len()).step_by(7) {
+                std::fs::write(path, &whole[..length]).unwrap();
+                let sentence = refusal(path);
+                assert!(sentence.contains("truncated") && !sentence.contains('\n'), "{length}: {sentence}");
+            }
+        }
+    });
+}
+
+#[test]
+fn damaged_bytes_never_panic() {
+    in_folder(|path| {
+        let frame = run_length(&[vec![3; AREA]]);
+        save_fragments(path, image(2, 8, 8), uids::RLE_LOSSLESS, vec![], vec![frame.clone(), frame]);
+        let whole = std::fs::read(path).unwrap();
+        for at in (128..whole.len()).step_by(5) {
+            for value in [0, 0xFF] {
+                let mut damaged = whole.clone();
+                damaged[at] = value;
+                std::fs::write(path, &damaged).unwrap();
+                if let Ok(mut clip) = open(path) {
+                    while let Ok(Some(_)) = clip.next_frame() {}
+                }
+            }
+        }
+    });
+}
+
+#[test]
+fn the_real_cine_has_96_frames_that_differ() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data/rca_cine.dcm");
+    if !path.exists() {
+        println!("skipped: {} is not there", path.display());
+        return;
+    }
+    let clip = super::DicomReader::open(&path).unwrap();
+    let info = clip.info().clone();
+    assert_eq!((info.frames, info.size.width, info.size.height), (96, 512, 512));
+    assert_eq!(info.frame_time, Some(Duration::from_millis(33)));
+    let frames = frames_of(&path);
+    assert!(frames.windows(2).all(|pair| pair[0] != pair[1]));
+    let mean = |frame: &[u8]| frame.iter().map(|&v| u64::from(v)).sum::<u64>() / frame.len() as u64;
+    assert!(frames.iter().all(|frame| (60..120).contains(&mean(frame))));
+}
