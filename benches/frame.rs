@@ -21,8 +21,8 @@ fn frame(criterion: &mut Criterion) {
             .expect("inference lowers");
         let mut session = device.load(program).expect("the arena fits");
         let weights = Weights::seeded(config, 1).expect("a valid configuration");
-        for (name, id) in network.parameters() {
-            session.write(id, weights.get(&name).expect("seeded weights are complete").data()).expect("shapes agree");
+        for (name, id) in &network.parameters {
+            session.write(*id, weights.get(name).expect("seeded weights are complete").data()).expect("shapes agree");
         }
         let window: Vec<f32> = (0..5 * 448 * 448).map(|i| (i as f32 * 0.37).sin()).collect();
         session.write(network.window, &window).expect("shapes agree");

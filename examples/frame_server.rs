@@ -71,8 +71,8 @@ fn load(arguments: &Arguments) -> std::result::Result<(CeNet, Box<dyn Session>),
     let outputs = [network.logits, network.probability];
     let program = Program::lower(&network.graph, &outputs, device.target(), Placement::Shared)?;
     let mut session = device.load(program)?;
-    for (name, id) in network.parameters() {
-        session.write(id, weights.get(&name).ok_or("weights are complete")?.data())?;
+    for (name, id) in &network.parameters {
+        session.write(*id, weights.get(name).ok_or("weights are complete")?.data())?;
     }
     let numbers: Vec<f32> =
         input.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();

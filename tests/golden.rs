@@ -68,9 +68,9 @@ fn cases() -> Vec<Golden> {
 fn load(device: &CpuDevice, golden: &Golden, step: &TrainingStep, outputs: &[ValueId]) -> Box<dyn Session> {
     let program = Program::lower(&step.network.graph, outputs, device.target(), Placement::Shared).unwrap();
     let mut session = device.load(program).unwrap();
-    for (name, id) in step.network.parameters() {
-        if let Some(tensor) = golden.weights.get(&name) {
-            session.write(id, tensor.data()).unwrap();
+    for (name, id) in &step.network.parameters {
+        if let Some(tensor) = golden.weights.get(name) {
+            session.write(*id, tensor.data()).unwrap();
         }
     }
     session.write(step.network.window, &golden.tensor("input").1).unwrap();
@@ -119,7 +119,7 @@ fn stages_loss_and_gradients_are_those_of_the_golden_cases() {
         let loss = session.read(step.dice_loss).unwrap().data()[0];
         let expected = golden.tensor("loss").1[0];
         check(&mut failures, &format!("{} loss", golden.name), f64::from((loss - expected).abs()), 1e-5);
-        let parameters = step.network.parameters();
+        let parameters = &step.network.parameters;
         assert_eq!(step.gradients.len(), golden.weights.iter().count());
         for ((name, _), id) in parameters.iter().zip(&step.gradients) {
             let (_, expected) = golden.tensor(&format!("grad.{name}"));

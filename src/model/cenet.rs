@@ -16,7 +16,7 @@ const BLOCKS: [usize; 4] = [3, 4, 6, 3];
 /// The network as a graph.
 #[derive(Debug, Clone)]
 pub struct CeNet {
-    /// The graph; its states are the parameters, named as in weights files.
+    /// The graph; its states are the parameters, and what a training step adds.
     pub graph: Graph,
     /// What was built.
     pub config: Config,
@@ -28,6 +28,8 @@ pub struct CeNet {
     pub logits: ValueId,
     /// Vessel probability, batch x 1 x height x width.
     pub probability: ValueId,
+    /// Name (as in weights files) and value of every parameter, in the order of the layers.
+    pub parameters: Vec<(String, ValueId)>,
 }
 
 impl CeNet {
@@ -43,12 +45,8 @@ impl CeNet {
         let mut builder = Builder { graph, config, stages: Vec::new() };
         let (logits, probability) = builder.network(window)?;
         let Builder { graph, stages, .. } = builder;
-        Ok(CeNet { graph, config, window, stages, logits, probability })
-    }
-
-    /// Name and value of every parameter, in the order of the layers.
-    pub fn parameters(&self) -> Vec<(String, ValueId)> {
-        self.graph.states().map(|(id, value)| (value.name.clone(), id)).collect()
+        let parameters = graph.states().map(|(id, value)| (value.name.clone(), id)).collect();
+        Ok(CeNet { graph, config, window, stages, logits, probability, parameters })
     }
 }
 
@@ -75,7 +73,7 @@ impl TrainingStep {
     /// # Errors
     /// None that a network built by [`CeNet::build`] can cause.
     pub fn build(mut network: CeNet, rho: f32, momentum: f32) -> Result<TrainingStep> {
-        let parameters = network.parameters();
+        let parameters = network.parameters.clone();
         let graph = &mut network.graph;
         let mask = graph.input("mask", graph.shape(network.probability));
         let rate = graph.input("rate", Shape::Scalar);

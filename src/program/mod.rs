@@ -52,6 +52,7 @@ pub struct Program {
     arena_len: usize,
     state_len: usize,
     unshared_len: usize,
+    placement: Placement,
 }
 
 impl Program {
@@ -72,6 +73,7 @@ impl Program {
             arena_len: plan.arena_len,
             state_len: plan.state_len,
             unshared_len: plan.unshared_len,
+            placement,
         })
     }
 
@@ -104,10 +106,37 @@ impl Program {
             .map(|(v, _)| v)
     }
 
+    /// Whether a value replaces a state, in the state's own memory.
+    pub fn is_update(&self, id: ValueId) -> bool {
+        self.updates.iter().any(|&(_, new)| new == id)
+    }
+
     /// Whether a value may be read after a run: it is an output, an input or a state.
     pub fn is_readable(&self, id: ValueId) -> bool {
-        let kept = self.outputs.contains(&id) || self.updates.iter().any(|&(_, new)| new == id);
+        let kept = self.outputs.contains(&id) || self.is_update(id);
         self.span(id).is_some() && (kept || !matches!(self.value(id).source, Source::Node(_)))
+    }
+
+    /// How values are laid out.
+    pub fn placement(&self) -> Placement {
+        self.placement
+    }
+
+    /// The ranges of the arena that belong to no value and no workspace: guards and padding for alignment.
+    pub fn unused_spans(&self) -> Vec<Span> {
+        let workspaces = self.steps.iter().map(|step| step.workspace);
+        let mut used: Vec<Span> =
+            self.spans.iter().copied().flatten().chain(workspaces).filter(|s| s.len > 0).collect();
+        used.sort_unstable_by_key(|span| span.offset);
+        let (mut unused, mut next) = (Vec::new(), 0);
+        for span in used {
+            if span.offset > next {
+                unused.push(Span { offset: next, len: span.offset - next });
+            }
+            next = next.max(span.offset + span.len);
+        }
+        unused.push(Span { offset: next, len: self.arena_len - next });
+        unused
     }
 
     /// Float32 numbers in the arena: states, inputs, values and workspaces.
@@ -144,16 +173,20 @@ impl Program {
                     | Op::TemporalConvFilterGrad(_)
             )
         };
-        self.steps.iter().filter(is_product).map(|step| self.step_flops(step) / 2).sum()
+        self.steps.iter().filter(is_product).map(|step| self.op_flops(step) / 2).sum()
     }
 
     /// Floating-point operations of a step, epilogue included.
     pub fn step_flops(&self, step: &Step) -> u64 {
+        let results = self.value(step.outputs[0]).shape.elements() as u64;
+        let Epilogue { residual, relu } = step.epilogue;
+        self.op_flops(step) + results * (u64::from(residual) + u64::from(relu))
+    }
+
+    fn op_flops(&self, step: &Step) -> u64 {
         let shapes = |ids: &[ValueId]| ids.iter().map(|&id| self.value(id).shape).collect::<Vec<_>>();
         let operands = step.inputs.len() - usize::from(step.epilogue.residual);
-        let (inputs, outputs) = (shapes(&step.inputs[..operands]), shapes(&step.outputs));
-        let extra = outputs[0].elements() as u64 * (u64::from(step.epilogue.residual) + u64::from(step.epilogue.relu));
-        step.op.operator().flops(&inputs, &outputs) + extra
+        step.op.operator().flops(&shapes(&step.inputs[..operands]), &shapes(&step.outputs))
     }
 }
 

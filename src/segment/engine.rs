@@ -29,9 +29,9 @@ impl EngineNetwork {
         let outputs = [network.probability];
         let program = Program::lower(&network.graph, &outputs, device.target(), Placement::Shared)?;
         let mut session = device.load(program)?;
-        for (name, id) in network.parameters() {
+        for (name, id) in &network.parameters {
             let missing = || Error::Internal(format!("the weights lack {name}"));
-            session.write(id, weights.get(&name).ok_or_else(missing)?.data())?;
+            session.write(*id, weights.get(name).ok_or_else(missing)?.data())?;
         }
         let window = vec![0.0; config.in_channels() * config.frames() * size.area()];
         Ok(EngineNetwork { network, session, device: device.describe(), size, window })

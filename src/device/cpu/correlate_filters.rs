@@ -3,7 +3,7 @@
 //! Both maps are read where they lie: pixels are the terms of the sum, output channels its lanes, input channels its
 //! columns. Sums run row by row (at most one row a chain), rows in order, bands of rows merged in a fixed order.
 
-use super::layout::{padded, panels};
+use super::layout::Panel;
 use super::memory::Region;
 use super::microkernel::{MicroKernels, Operand};
 use crate::ops::Conv;
@@ -27,16 +27,21 @@ pub(super) struct FilterCorrelation {
     pub depth: usize,
     /// Rows and columns of the input.
     pub source: (usize, usize),
-    /// Rows and columns of the cotangent, and its channels, unpadded.
+    /// Rows and columns of the cotangent, and the panels of its channels.
     pub target: (usize, usize),
-    pub outputs: usize,
+    pub panels: Vec<Panel>,
     /// Kernel rows and columns.
     pub kernel: (usize, usize),
 }
 
 impl FilterCorrelation {
+    /// Numbers of a pixel of the cotangent.
+    fn lanes(&self) -> usize {
+        self.panels.iter().map(|panel| panel.width).sum()
+    }
+
     fn storage(&self) -> usize {
-        padded(self.outputs) * self.planes * self.kernel.0 * self.kernel.1 * self.depth
+        self.lanes() * self.planes * self.kernel.0 * self.kernel.1 * self.depth
     }
 
     fn groups(&self) -> usize {
@@ -45,7 +50,7 @@ impl FilterCorrelation {
 
     /// Into how many bands the rows are divided, each with sums of its own.
     fn bands(&self) -> usize {
-        let independent = panels(self.outputs).len() * self.groups() * self.planes;
+        let independent = self.panels.len() * self.groups() * self.planes;
         TASKS.div_ceil(independent).min(self.batch * self.target.0)
     }
 
@@ -57,12 +62,12 @@ impl FilterCorrelation {
     /// Computes the whole gradient.
     pub fn run(&self, source: Region, cotangent: Region, gradient: Region, workspace: Region) {
         let (bands, storage) = (self.bands(), self.storage());
-        let panels = panels(self.outputs);
-        let per_band = panels.len() * self.groups() * self.planes;
+        let per_band = self.panels.len() * self.groups() * self.planes;
         let sums = if bands > 1 { workspace } else { gradient };
         (0..bands * per_band).into_par_iter().with_max_len(1).for_each(|index| {
             let (band, rest) = (index / per_band, index % per_band);
-            let (panel, rest) = (panels[rest / (self.groups() * self.planes)], rest % (self.groups() * self.planes));
+            let (panel, rest) =
+                (self.panels[rest / (self.groups() * self.planes)], rest % (self.groups() * self.planes));
             let (plane, group) = (rest / self.groups(), rest % self.groups());
             let rows = self.batch * self.target.0;
             let task = Task {
@@ -110,7 +115,7 @@ impl FilterCorrelation {
         (source, cotangent, sums): (Region, Region, Region),
     ) {
         let (sample, i) = (row / self.target.0, row % self.target.0);
-        let (stride, lanes) = (self.conv.stride, padded(self.outputs));
+        let (stride, lanes) = (self.conv.stride, self.lanes());
         let Some(y) =
             (i * stride + u * self.conv.dilation).checked_sub(self.conv.padding).filter(|&y| y < self.source.0)
         else {

@@ -18,7 +18,7 @@ use super::{Device, Session};
 use crate::error::{Error, Result};
 use crate::graph::{Shape, Source, ValueId};
 use crate::ops::Op;
-use crate::program::{Program, Target};
+use crate::program::{Placement, Program, Span, Target};
 use memory::Arena;
 use microkernel::MicroKernels;
 use rayon::{ThreadPool, ThreadPoolBuilder};
@@ -98,7 +98,12 @@ struct CpuSession {
     // Routines hold views of the arena: they are dropped before it.
     routines: Vec<Routine>,
     arena: Arena,
+    /// With isolated values, the memory between them, which nobody may write.
+    guards: Vec<Span>,
 }
+
+/// What memory holds that was never written, where values are isolated: a NaN of its own.
+const UNWRITTEN: u32 = 0x7fc0_dead;
 
 impl CpuSession {
     fn new(device: &CpuDevice, program: Program) -> Result<CpuSession> {
@@ -124,7 +129,41 @@ impl CpuSession {
                 })
             })
             .collect();
-        Ok(CpuSession { program, pool: device.pool.clone(), routines, arena })
+        let mut session = CpuSession { program, pool: device.pool.clone(), routines, arena, guards: Vec::new() };
+        if matches!(session.program.placement(), Placement::Isolated { .. }) {
+            session.poison();
+        }
+        Ok(session)
+    }
+
+    /// Makes reads of unwritten memory and writes outside of values show: all that is computed starts as NaN.
+    fn poison(&mut self) {
+        self.guards = self.program.unused_spans();
+        let computed = self.program.steps().iter().flat_map(|step| {
+            let outputs = step.outputs.iter().filter(|&&id| !self.program.is_update(id));
+            outputs.filter_map(|&id| self.program.span(id)).chain([step.workspace])
+        });
+        for span in computed.chain(self.guards.iter().copied()) {
+            let region = self.arena.region(span);
+            // SAFETY: `&mut self`: no routine is running.
+            unsafe { region.slice_mut(0, region.len()).fill(f32::from_bits(UNWRITTEN)) };
+        }
+    }
+
+    /// Names the step that wrote between values.
+    fn check_guards(&self, step: usize) -> Result<()> {
+        // SAFETY: no routine is running.
+        let intact = |span: &Span| unsafe { self.arena.region(*span).all() }.iter().all(|v| v.to_bits() == UNWRITTEN);
+        match self.guards.iter().find(|span| !intact(span)) {
+            None => Ok(()),
+            Some(span) => {
+                let name = &self.program.steps()[step].name;
+                Err(Error::Device(format!(
+                    "{name} wrote outside its results, near number {} of the arena",
+                    span.offset
+                )))
+            }
+        }
     }
 
     fn memory(&self, value: ValueId, elements: usize) -> Result<(Shape, memory::Region)> {
@@ -158,8 +197,14 @@ impl Session for CpuSession {
 
     fn run(&mut self) -> Result<()> {
         let routines = &self.routines;
-        self.pool.install(|| routines.iter().for_each(|routine| routine()));
-        Ok(())
+        if self.guards.is_empty() {
+            self.pool.install(|| routines.iter().for_each(|routine| routine()));
+            return Ok(());
+        }
+        (0..routines.len()).try_for_each(|step| {
+            self.pool.install(|| routines[step]());
+            self.check_guards(step)
+        })
     }
 
     fn run_timed(&mut self, times: &mut [Duration]) -> Result<()> {

@@ -2,7 +2,7 @@
 
 use super::super::correlate::{Axis, Correlation, SourceLayout};
 use super::super::correlate_filters::FilterCorrelation;
-use super::super::layout::{padded, panels, storage};
+use super::super::layout::{Panel, padded, panels, storage};
 use super::super::memory::Region;
 use super::{Binding, Routine, maps};
 use crate::graph::Shape;
@@ -42,8 +42,8 @@ fn backward(conv: &Conv, binding: &Binding<'_>) -> Routine {
     let (_, _, rows, columns) = maps(binding.output_shapes[0]);
     let axes = (Axis::backward(conv, kernel_height, height, rows), Axis::backward(conv, kernel_width, width, columns));
     let flip = Flip {
-        outputs: channels,
-        inputs: outputs,
+        sources: panels(channels),
+        targets: panels(outputs),
         taps: axes.0.order.iter().flat_map(|u| axes.1.order.iter().map(move |v| u * kernel_width + v)).collect(),
     };
     let layout = SourceLayout { planes: 1, depth: padded(channels) };
@@ -64,25 +64,25 @@ pub(super) fn flipped_filter_len(shape: Shape) -> usize {
 /// Turns a filter round: its output channels become the terms of the sum, its input channels the lanes.
 #[derive(Debug)]
 struct Flip {
-    outputs: usize,
-    inputs: usize,
+    /// Panels of the filter as it is, and turned round.
+    sources: Vec<Panel>,
+    targets: Vec<Panel>,
     /// For each place of a tap in the flipped filter, the tap.
     taps: Vec<usize>,
 }
 
 impl Flip {
     fn run(&self, from: Region, to: Region) {
-        let (depth, flipped_depth) = (padded(self.inputs), padded(self.outputs));
+        let lanes = |panels: &[Panel]| panels.iter().map(|panel| panel.width).sum::<usize>();
+        let (depth, flipped_depth) = (lanes(&self.targets), lanes(&self.sources));
         let (terms, flipped_terms) = (depth * self.taps.len(), flipped_depth * self.taps.len());
-        let sources = panels(self.outputs);
-        let targets = panels(self.inputs);
-        let tasks = targets.len() * self.taps.len();
+        let tasks = self.targets.len() * self.taps.len();
         (0..tasks).into_par_iter().with_max_len(1).for_each(|index| {
-            let (panel, place) = (targets[index / self.taps.len()], index % self.taps.len());
+            let (panel, place) = (self.targets[index / self.taps.len()], index % self.taps.len());
             let start = panel.start * flipped_terms + place * flipped_depth * panel.width;
             // SAFETY: this task alone writes this tap of this panel; nobody writes the filter.
             let (lanes, filter) = unsafe { (to.slice_mut(start, flipped_depth * panel.width), from.all()) };
-            for source in &sources {
+            for source in &self.sources {
                 for o in source.start..source.start + source.width {
                     let first = source.start * terms + self.taps[place] * depth * source.width + o - source.start;
                     for i in 0..panel.width {
@@ -106,7 +106,7 @@ fn filter_correlation(grad: &ConvFilterGrad, inputs: &[Shape]) -> impl Fn(super:
         depth: padded(channels),
         source: (height, width),
         target: (rows, columns),
-        outputs,
+        panels: panels(outputs),
         kernel,
     }
 }

@@ -40,7 +40,7 @@ fn filter_correlation(kernels: MicroKernels, inputs: &[Shape]) -> FilterCorrelat
         depth: 1,
         source: (height, width),
         target: (height, width),
-        outputs,
+        panels: panels(outputs),
         kernel: (KERNEL, KERNEL),
     }
 }

@@ -1,0 +1,184 @@
+//! Graphs and programs as a whole: shape errors, gradients, memory sharing, determinism, cost.
+
+use coronet::device::Device;
+use coronet::device::cpu::CpuDevice;
+use coronet::graph::{Graph, Shape, Tensor, ValueId};
+use coronet::model::{CeNet, Config, Stem, TrainingStep};
+use coronet::ops::{Conv, Scale};
+use coronet::program::{Placement, Program, Target};
+use coronet::weights::Weights;
+
+fn config(width: usize, stem: Stem, n: usize) -> Config {
+    Config::new(width, stem, n, 1).unwrap()
+}
+
+fn inference(config: Config, size: usize) -> (CeNet, Program) {
+    let network = CeNet::build(config, 1, size, size).unwrap();
+    let device = CpuDevice::new(Some(1)).unwrap();
+    let program = Program::lower(&network.graph, &[network.probability], device.target(), Placement::Shared).unwrap();
+    (network, program)
+}
+
+#[test]
+fn a_shape_error_names_the_node_and_both_shapes() {
+    let mut graph = Graph::new();
+    let x = graph.input("x", Shape::maps(1, 8, 4, 4));
+    let w = graph.state("w", Shape::Filter { outputs: 4, inputs: 6, height: 3, width: 3 });
+    let error = graph.conv("encoder1.conv", x, w, None, Conv::same(3)).unwrap_err().to_string();
+    for part in ["encoder1.conv", "maps 1x8x4x4", "filter 4x6x3x3", "the filter reads 6 channels, the input has 8"] {
+        assert!(error.contains(part), "{error}");
+    }
+    let y = graph.input("y", Shape::maps(1, 8, 4, 5));
+    let error = graph.add("skip", x, y).unwrap_err().to_string();
+    assert!(error.contains("maps 1x8x4x4 is not maps 1x8x4x5"), "{error}");
+}
+
+#[test]
+fn only_scalars_are_differentiated_and_only_states_updated() {
+    let mut graph = Graph::new();
+    let x = graph.input("x", Shape::maps(1, 8, 4, 4));
+    assert!(graph.differentiate(x, &[x]).unwrap_err().to_string().contains("only a scalar"));
+    assert!(graph.update(x, x).unwrap_err().to_string().contains("only a state"));
+    let state = graph.state("s", Shape::Scalar);
+    assert!(graph.update(state, x).unwrap_err().to_string().contains("cannot have the shape"));
+}
+
+#[test]
+fn a_value_that_the_scalar_does_not_need_has_a_gradient_of_zeros() {
+    let mut graph = Graph::new();
+    let (a, b) = (graph.input("a", Shape::Scalar), graph.input("b", Shape::Scalar));
+    let square = graph.sum_of_squares("a^2", &[a]).unwrap();
+    let gradients = graph.differentiate(square, &[a, b]).unwrap();
+    let three = |id| (id, Tensor::filled(Shape::Scalar, 3.0));
+    let values = graph.evaluate(&[three(a), three(b)]).unwrap();
+    assert_eq!(values[gradients[0].index()].data(), [6.0]);
+    assert_eq!(values[gradients[1].index()].data(), [0.0]);
+}
+
+#[test]
+fn an_update_that_cannot_be_made_in_place_is_refused() {
+    let mut graph = Graph::new();
+    let state = graph.state("s", Shape::Scalar);
+    let doubled = graph.apply_one("doubled", Scale { factor: 2.0 }, &[state]).unwrap();
+    graph.update(state, doubled).unwrap();
+    let later = graph.sum_of_squares("later", &[state]).unwrap();
+    let device = CpuDevice::new(Some(1)).unwrap();
+    let error = Program::lower(&graph, &[later], device.target(), Placement::Shared).unwrap_err();
+    assert!(error.to_string().contains("s cannot be updated in place by doubled"), "{error}");
+}
+
+#[test]
+fn the_networks_cost_what_the_article_and_its_variants_cost() {
+    // (width, stem, GMAC to two digits, million parameters to two digits), N = 2, 448x448.
+    for (width, stem, gmac, parameters) in
+        [(64, Stem::Half, 73.53, 28.99), (64, Stem::Quarter, 22.69, 29.04), (16, Stem::Half, 4.63, 1.82)]
+    {
+        let (network, program) = inference(config(width, stem, 2), 448);
+        assert!((program.macs() as f64 / 1e9 - gmac).abs() < 0.005, "{} MAC", program.macs());
+        let count: usize = network.graph.states().map(|(_, value)| value.shape.elements()).sum();
+        assert!((count as f64 / 1e6 - parameters).abs() < 0.005, "{count} parameters");
+    }
+}
+
+#[test]
+fn sharing_saves_most_of_the_arena_and_the_table_says_so() {
+    let (_, program) = inference(config(64, Stem::Half, 2), 448);
+    let megabytes = |len: usize| len * size_of::<f32>() / 1_000_000;
+    assert!(megabytes(program.arena_len()) < 250, "{} MB", megabytes(program.arena_len()));
+    assert!(program.arena_len() * 3 < program.unshared_len());
+    let table = program.to_string();
+    assert_eq!(table.lines().filter(|line| line.contains("instance norm + residual + relu")).count(), 16);
+    // Only `ReLU(A x)` of the DAC stands alone: `A x` itself is needed by the next branch.
+    let alone: Vec<&str> = table.lines().filter(|line| line.contains("  relu ")).collect();
+    assert!(alone.len() == 1 && alone[0].contains("dac.relu0"), "{alone:?}");
+    assert!(table.ends_with(&format!("{} launches", program.steps().len())), "{table}");
+    assert!(table.contains("% saved"));
+}
+
+#[test]
+fn no_two_values_alive_together_share_memory() {
+    let network = CeNet::build(config(4, Stem::Half, 1), 2, 96, 96).unwrap();
+    let step = TrainingStep::build(network, 1e-4, 0.9).unwrap();
+    let device = CpuDevice::new(Some(1)).unwrap();
+    let program = Program::lower(&step.network.graph, &[step.total_loss], device.target(), Placement::Shared).unwrap();
+    // Who last wrote each number of the arena, replayed step by step: a reader must find its own value there.
+    let mut owner: Vec<Option<ValueId>> = vec![None; program.arena_len()];
+    let graph = &step.network.graph;
+    let updates: Vec<(ValueId, ValueId)> = graph.updates().to_vec();
+    let claim = |owner: &mut Vec<Option<ValueId>>, id: ValueId| {
+        let span = program.span(id).unwrap();
+        owner[span.offset..span.offset + span.len].fill(Some(id));
+    };
+    let written: Vec<ValueId> = program.steps().iter().flat_map(|s| s.outputs.clone()).collect();
+    for id in graph.ids().filter(|id| program.span(*id).is_some() && !written.contains(id)) {
+        claim(&mut owner, id);
+    }
+    for step in program.steps() {
+        for &id in &step.inputs {
+            let span = program.span(id).unwrap();
+            let intact = owner[span.offset..span.offset + span.len].iter().all(|&o| o == Some(id));
+            assert!(intact, "{} finds {} overwritten", step.name, program.value(id).name);
+        }
+        owner[step.workspace.offset..step.workspace.offset + step.workspace.len].fill(None);
+        step.outputs.iter().for_each(|&id| claim(&mut owner, id));
+    }
+    assert_eq!(updates.len(), 2 * step.network.parameters.len());
+    for (state, new) in updates {
+        assert_eq!(program.span(state), program.span(new));
+    }
+}
+
+/// Total loss of three training steps and every parameter after them, as bits.
+fn trained_bits(threads: usize, placement: Placement) -> Vec<u32> {
+    let config = config(8, Stem::Half, 1);
+    let network = CeNet::build(config, 2, 96, 112).unwrap();
+    let step = TrainingStep::build(network, 1e-4, 0.9).unwrap();
+    let device = CpuDevice::new(Some(threads)).unwrap();
+    let program = Program::lower(&step.network.graph, &[step.total_loss], &device as &dyn Target, placement).unwrap();
+    let mut session = device.load(program).unwrap();
+    let weights = Weights::seeded(config, 5).unwrap();
+    for (name, id) in &step.network.parameters {
+        session.write(*id, weights.get(name).unwrap().data()).unwrap();
+    }
+    let wave = |i: usize| (i as f32 * 0.7).sin();
+    let elements = |id| step.network.graph.shape(id).elements();
+    let window: Vec<f32> = (0..elements(step.network.window)).map(wave).collect();
+    let mask: Vec<f32> = (0..elements(step.mask)).map(|i| f32::from(wave(i) > 0.8)).collect();
+    session.write(step.network.window, &window).unwrap();
+    session.write(step.mask, &mask).unwrap();
+    session.write(step.rate, &[0.05]).unwrap();
+    let mut bits = Vec::new();
+    for _ in 0..3 {
+        session.run().unwrap();
+        bits.push(session.read(step.total_loss).unwrap().data()[0].to_bits());
+    }
+    for (_, id) in &step.network.parameters {
+        bits.extend(session.read(*id).unwrap().data().iter().map(|v| v.to_bits()));
+    }
+    bits
+}
+
+#[test]
+fn training_gives_the_same_bits_whatever_the_thread_count_and_the_placement() {
+    let one = trained_bits(1, Placement::Shared);
+    assert!(one.iter().all(|&bits| f32::from_bits(bits).is_finite()));
+    assert_eq!(one, trained_bits(1, Placement::Shared), "a second run");
+    for threads in [2, 3, 5] {
+        assert!(one == trained_bits(threads, Placement::Shared), "{threads} threads");
+    }
+    // Isolated values start as NaN between guards that each step is checked against.
+    assert!(one == trained_bits(2, Placement::Isolated { guard: 64 }), "isolated");
+}
+
+#[test]
+fn sessions_refuse_what_is_not_theirs() {
+    let (network, program) = inference(config(4, Stem::Half, 0), 96);
+    let device = CpuDevice::new(Some(1)).unwrap();
+    let mut session = device.load(program).unwrap();
+    let refused = |result: coronet::Result<()>| result.unwrap_err().to_string();
+    assert!(refused(session.write(network.window, &[0.0; 7])).contains("but 7 numbers were given"));
+    let output = vec![0.0; 96 * 96];
+    assert!(refused(session.write(network.probability, &output)).contains("is computed, not given"));
+    assert!(session.read(network.logits).unwrap_err().to_string().contains("not an output"));
+    assert!(session.read(network.probability).is_ok());
+}
