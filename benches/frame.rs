@@ -17,13 +17,11 @@ fn frame(criterion: &mut Criterion) {
     for stem in [Stem::Half, Stem::Quarter] {
         let config = Config::new(64, stem, 2, 1).expect("a valid configuration");
         let network = CeNet::build(config, 1, 448, 448).expect("a valid size");
-        let program = Program::lower(&network.graph, &[network.probability], device.target(), Placement::Shared)
+        let program = Program::lower(&network.graph, &[network.probability], &device, Placement::Shared)
             .expect("inference lowers");
         let mut session = device.load(program).expect("the arena fits");
         let weights = Weights::seeded(config, 1).expect("a valid configuration");
-        for (name, id) in &network.parameters {
-            session.write(*id, weights.get(name).expect("seeded weights are complete").data()).expect("shapes agree");
-        }
+        weights.write_into(&network, |id, numbers| session.write(id, numbers)).expect("shapes agree");
         let window: Vec<f32> = (0..5 * 448 * 448).map(|i| (i as f32 * 0.37).sin()).collect();
         session.write(network.window, &window).expect("shapes agree");
         group.bench_function(format!("stem {stem}"), |bench| bench.iter(|| session.run().expect("the CPU runs")));

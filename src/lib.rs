@@ -26,13 +26,11 @@
 //! let config = Config::new(4, Stem::Half, 1, 1)?;
 //! let network = CeNet::build(config, 1, 96, 96)?;
 //! let device = CpuDevice::new(None)?;
-//! let program = Program::lower(&network.graph, &[network.probability], device.target(), Placement::Shared)?;
+//! let program = Program::lower(&network.graph, &[network.probability], &device, Placement::Shared)?;
 //! let mut session = device.load(program)?;
 //!
 //! let weights = Weights::seeded(config, 1)?;
-//! for (name, id) in &network.parameters {
-//!     session.write(*id, weights.get(name).expect("seeded weights are complete").data())?;
-//! }
+//! weights.write_into(&network, |id, numbers| session.write(id, numbers))?;
 //! session.write(network.window, &vec![0.5; 3 * 96 * 96])?; // three frames, oldest first
 //! session.run()?;
 //! let probability = session.read(network.probability)?;

@@ -33,9 +33,9 @@ fn nothing_is_allocated_while_inference_or_a_training_step_runs() {
     let device = CpuDevice::new(Some(2)).unwrap();
     let config = Config::new(8, Stem::Half, 1, 1).unwrap();
     let network = CeNet::build(config, 1, 96, 96).unwrap();
-    let inference = Program::lower(&network.graph, &[network.probability], device.target(), Placement::Shared).unwrap();
+    let inference = Program::lower(&network.graph, &[network.probability], &device, Placement::Shared).unwrap();
     let step = TrainingStep::build(network, 1e-4, 0.9).unwrap();
-    let training = Program::lower(&step.network.graph, &[step.total_loss], device.target(), Placement::Shared).unwrap();
+    let training = Program::lower(&step.network.graph, &[step.total_loss], &device, Placement::Shared).unwrap();
     for (what, program) in [("inference", inference), ("training", training)] {
         let mut session = device.load(program).unwrap();
         // The thread pool's queues take their final size in the first runs.

@@ -4,8 +4,8 @@ use coronet::device::Device;
 use coronet::device::cpu::CpuDevice;
 use coronet::graph::{Graph, Shape, Tensor, ValueId};
 use coronet::model::{CeNet, Config, Stem, TrainingStep};
-use coronet::ops::{Conv, Scale};
-use coronet::program::{Placement, Program, Target};
+use coronet::ops::{Conv, InstanceNorm, Scale};
+use coronet::program::{Placement, Program, Span};
 use coronet::weights::Weights;
 
 fn config(width: usize, stem: Stem, n: usize) -> Config {
@@ -15,7 +15,7 @@ fn config(width: usize, stem: Stem, n: usize) -> Config {
 fn inference(config: Config, size: usize) -> (CeNet, Program) {
     let network = CeNet::build(config, 1, size, size).unwrap();
     let device = CpuDevice::new(Some(1)).unwrap();
-    let program = Program::lower(&network.graph, &[network.probability], device.target(), Placement::Shared).unwrap();
+    let program = Program::lower(&network.graph, &[network.probability], &device, Placement::Shared).unwrap();
     (network, program)
 }
 
@@ -63,8 +63,46 @@ fn an_update_that_cannot_be_made_in_place_is_refused() {
     graph.update(state, doubled).unwrap();
     let later = graph.sum_of_squares("later", &[state]).unwrap();
     let device = CpuDevice::new(Some(1)).unwrap();
-    let error = Program::lower(&graph, &[later], device.target(), Placement::Shared).unwrap_err();
+    let error = Program::lower(&graph, &[later], &device, Placement::Shared).unwrap_err();
     assert!(error.to_string().contains("s cannot be updated in place by doubled"), "{error}");
+}
+
+#[test]
+fn an_update_that_no_step_makes_is_refused() {
+    let device = CpuDevice::new(Some(1)).unwrap();
+    let mut graph = Graph::new();
+    let (state, x) = (graph.state("s", Shape::Scalar), graph.input("x", Shape::Scalar));
+    graph.update(state, x).unwrap();
+    let error = Program::lower(&graph, &[state, x], &device, Placement::Shared).unwrap_err().to_string();
+    assert!(error.contains("s cannot be updated by x"), "{error}");
+}
+
+#[test]
+fn empty_and_absurd_shapes_are_refused() {
+    let mut graph = Graph::new();
+    for (shape, problem) in [
+        (Shape::maps(1, 8, 0, 1000), "has a side of 0"),
+        (Shape::maps(1, 8, 1 << 30, 1 << 29), "is too large"),
+        (Shape::maps(usize::MAX, usize::MAX, 3, 3), "is too large"),
+    ] {
+        let x = graph.input("x", shape);
+        let error = graph.relu("relu", x).unwrap_err().to_string();
+        assert!(error.contains(problem), "{error}");
+    }
+    let small = graph.input("x", Shape::maps(1, 8, 4, 4));
+    let error = graph.resize("resize", small, 1 << 25, 1 << 25).unwrap_err().to_string();
+    assert!(error.contains("is too large"), "{error}");
+}
+
+#[test]
+fn statistics_are_not_differentiable_even_beside_the_maps() {
+    let mut graph = Graph::new();
+    let x = graph.input("x", Shape::maps(1, 3, 4, 4));
+    let gamma = graph.state("gamma", Shape::Channels { channels: 3 });
+    let normed = graph.apply("norm", InstanceNorm { epsilon: 1e-5 }, &[x, gamma, gamma]).unwrap();
+    let loss = graph.sum_of_squares("loss", &normed).unwrap();
+    let error = graph.differentiate(loss, &[x]).unwrap_err().to_string();
+    assert!(error.contains("norm: only the first result"), "{error}");
 }
 
 #[test]
@@ -100,7 +138,7 @@ fn no_two_values_alive_together_share_memory() {
     let network = CeNet::build(config(4, Stem::Half, 1), 2, 96, 96).unwrap();
     let step = TrainingStep::build(network, 1e-4, 0.9).unwrap();
     let device = CpuDevice::new(Some(1)).unwrap();
-    let program = Program::lower(&step.network.graph, &[step.total_loss], device.target(), Placement::Shared).unwrap();
+    let program = Program::lower(&step.network.graph, &[step.total_loss], &device, Placement::Shared).unwrap();
     // Who last wrote each number of the arena, replayed step by step: a reader must find its own value there.
     let mut owner: Vec<Option<ValueId>> = vec![None; program.arena_len()];
     let graph = &step.network.graph;
@@ -113,8 +151,19 @@ fn no_two_values_alive_together_share_memory() {
     for id in graph.ids().filter(|id| program.span(*id).is_some() && !written.contains(id)) {
         claim(&mut owner, id);
     }
+    let apart = |a: Span, b: Span| a.offset + a.len <= b.offset || b.offset + b.len <= a.offset || a.len * b.len == 0;
     for step in program.steps() {
+        let span = |id: ValueId| program.span(id).unwrap();
+        for (result, &output) in step.outputs.iter().enumerate() {
+            assert!(apart(step.workspace, span(output)), "{}: workspace over a result", step.name);
+            for (operand, &input) in step.inputs.iter().enumerate() {
+                let may_share = step.op.operator().in_place().contains(&(operand, result));
+                let shared = may_share && span(input) == span(output);
+                assert!(shared || apart(span(input), span(output)), "{}: result over operand {operand}", step.name);
+            }
+        }
         for &id in &step.inputs {
+            assert!(apart(step.workspace, span(id)), "{}: workspace over an operand", step.name);
             let span = program.span(id).unwrap();
             let intact = owner[span.offset..span.offset + span.len].iter().all(|&o| o == Some(id));
             assert!(intact, "{} finds {} overwritten", step.name, program.value(id).name);
@@ -134,12 +183,10 @@ fn trained_bits(threads: usize, placement: Placement) -> Vec<u32> {
     let network = CeNet::build(config, 2, 96, 112).unwrap();
     let step = TrainingStep::build(network, 1e-4, 0.9).unwrap();
     let device = CpuDevice::new(Some(threads)).unwrap();
-    let program = Program::lower(&step.network.graph, &[step.total_loss], &device as &dyn Target, placement).unwrap();
+    let program = Program::lower(&step.network.graph, &[step.total_loss], &device, placement).unwrap();
     let mut session = device.load(program).unwrap();
     let weights = Weights::seeded(config, 5).unwrap();
-    for (name, id) in &step.network.parameters {
-        session.write(*id, weights.get(name).unwrap().data()).unwrap();
-    }
+    weights.write_into(&step.network, |id, numbers| session.write(id, numbers)).unwrap();
     let wave = |i: usize| (i as f32 * 0.7).sin();
     let elements = |id| step.network.graph.shape(id).elements();
     let window: Vec<f32> = (0..elements(step.network.window)).map(wave).collect();

@@ -13,7 +13,7 @@ order that rotates from round to round; a turn is an untimed frame, to refill th
 the forward pass is timed, by the contender itself. Outputs are compared with PyTorch in float64; the exit status
 is 1 if one disagrees.
 
-A contender is a program that reads lines and answers in lines. Coronet's is examples/frame_server.rs:
+A contender is a program that reads lines and answers in lines. Coronet's is tools/frame_server.rs:
 
     frame_server --weights W.safetensors --input I.safetensors --threads T
 
@@ -228,7 +228,7 @@ def command_of(name: str, files: Files, threads: int) -> list[str]:
 
 def build_frame_server() -> str:
     """Builds Coronet's contender and returns its path."""
-    print("building examples/frame_server.rs ...", file=sys.stderr)
+    print("building tools/frame_server.rs ...", file=sys.stderr)
     build = ["cargo", "build", "--release", "--locked", "--example", "frame_server"]
     done = subprocess.run(
         [*build, "--message-format=json-render-diagnostics"], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False
@@ -237,7 +237,7 @@ def build_frame_server() -> str:
     for message in messages:
         if message.get("target", {}).get("name") == "frame_server" and message.get("executable"):
             return message["executable"]
-    sys.exit("examples/frame_server.rs could not be built; cargo says why above")
+    sys.exit("tools/frame_server.rs could not be built; cargo says why above")
 
 
 # ---- the network and what it must give -------------------------------------------------------------------------

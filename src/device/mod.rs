@@ -14,9 +14,6 @@ pub trait Device: Target + Send + Sync {
     /// One line for people: kind, instruction set or model, threads.
     fn describe(&self) -> String;
 
-    /// This device as something to lower for.
-    fn target(&self) -> &dyn Target;
-
     /// Binds a program that was lowered for this device to memory of its own.
     ///
     /// # Errors
@@ -41,7 +38,7 @@ pub trait Session: Send {
     /// [`crate::Error::Device`] when the device fails.
     fn run(&mut self) -> Result<()>;
 
-    /// Runs all steps and adds the time each took to `times`, one entry a step; slower than [`Session::run`] as a whole.
+    /// Runs all steps and adds the time each took to `times`, one entry a step.
     ///
     /// # Errors
     /// As [`Session::run`]; [`crate::Error::Request`] when `times` has another length.

@@ -21,12 +21,15 @@ impl Backward<'_> {
     /// The gradient with respect to the first result.
     ///
     /// # Errors
-    /// [`Error::Request`] when only another result reaches the scalar: such results (statistics) are not
-    /// differentiable.
+    /// [`Error::Request`] when another result reaches the scalar: such results (statistics) are not differentiable.
     pub fn cotangent(&self) -> Result<ValueId> {
-        self.cotangents[0].ok_or_else(|| {
-            Error::Request(format!("{}: only the first result of this operator is differentiable", self.node.name))
-        })
+        match self.cotangents {
+            [Some(first), others @ ..] if others.iter().all(Option::is_none) => Ok(*first),
+            _ => {
+                let name = &self.node.name;
+                Err(Error::Request(format!("{name}: only the first result of this operator is differentiable")))
+            }
+        }
     }
 
     /// Adds a gradient node named after the differentiated one, if input `input` wants it.

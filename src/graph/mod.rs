@@ -149,7 +149,10 @@ impl Graph {
     pub fn apply(&mut self, name: &str, op: impl Into<Op>, inputs: &[ValueId]) -> Result<Vec<ValueId>> {
         let op = op.into();
         let shapes: Vec<Shape> = inputs.iter().map(|&id| self.shape(id)).collect();
-        let results = op.operator().infer(&shapes).map_err(|problem| {
+        let checked = |shapes: &[Shape]| shapes.iter().try_for_each(Shape::check);
+        let inferred = checked(&shapes).and_then(|()| op.operator().infer(&shapes));
+        let inferred = inferred.and_then(|results| checked(&results).map(|()| results));
+        let results = inferred.map_err(|problem| {
             let given: Vec<String> = shapes.iter().map(Shape::to_string).collect();
             Error::Shape {
                 node: name.to_owned(),

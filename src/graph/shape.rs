@@ -75,6 +75,9 @@ pub enum Shape {
     },
 }
 
+/// The most numbers a value may hold, 4 TB of float32: sums over all values of a program stay far from overflow.
+const MOST_ELEMENTS: usize = 1 << 40;
+
 impl Shape {
     /// `[batch, channels, height, width]` maps.
     pub fn maps(batch: usize, channels: usize, height: usize, width: usize) -> Shape {
@@ -93,6 +96,19 @@ impl Shape {
                 vec![outputs, channels, frames, height, width]
             }
             Shape::Statistics { batch, channels, entries } => vec![batch, channels, entries],
+        }
+    }
+
+    /// Checks that the shape holds at least one number and not absurdly many.
+    ///
+    /// # Errors
+    /// Half a sentence.
+    pub fn check(&self) -> Result<(), String> {
+        let elements = self.dims().into_iter().try_fold(1usize, |product, side| product.checked_mul(side));
+        match elements {
+            Some(0) => Err(format!("{self} has a side of 0")),
+            Some(elements) if elements <= MOST_ELEMENTS => Ok(()),
+            _ => Err(format!("{self} is too large")),
         }
     }
 

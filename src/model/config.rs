@@ -52,6 +52,9 @@ impl FromStr for Stem {
     }
 }
 
+/// The name of the architecture in files.
+pub const ARCHITECTURE: &str = "cenet3d";
+
 /// Width, stem, window and channels of a 3D-2D CE-Net.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize)]
 pub struct Config {
@@ -63,6 +66,9 @@ pub struct Config {
 
 /// Sides of the largest pooling cell of the residual multi-kernel pooling: the least bottleneck.
 const LEAST_BOTTLENECK: usize = 6;
+
+/// The longest side of an input, in pixels.
+const MOST_SIDE: usize = 16 * 1024;
 
 impl Config {
     /// A network of base `width`, reading `neighbours` frames on each side of the middle one.
@@ -149,6 +155,11 @@ impl Config {
                 "an input of {width}x{height} is too small: with stem {} both sides must be at least {least}, \
                  so that the pooling of 6x6 cells finds a bottleneck of 6x6",
                 self.stem
+            )));
+        }
+        if height > MOST_SIDE || width > MOST_SIDE {
+            return Err(Error::Request(format!(
+                "an input of {width}x{height} is too large: sides of up to {MOST_SIDE} pixels are possible"
             )));
         }
         Ok(())

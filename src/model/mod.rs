@@ -4,4 +4,4 @@ mod cenet;
 mod config;
 
 pub use cenet::{CeNet, TrainingStep};
-pub use config::{Config, Stem};
+pub use config::{ARCHITECTURE, Config, Stem};

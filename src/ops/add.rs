@@ -27,6 +27,10 @@ impl Operator for Add {
         vec![Tensor::from_fn(inputs[0].shape(), |i| inputs[0].data()[i] + inputs[1].data()[i])]
     }
 
+    fn is_differentiable(&self) -> bool {
+        true
+    }
+
     fn gradient(&self, backward: Backward<'_>) -> Result<Vec<Option<ValueId>>> {
         let dy = backward.cotangent()?;
         Ok(backward.wanted.iter().map(|&wanted| wanted.then_some(dy)).collect())

@@ -53,6 +53,10 @@ impl Operator for Concatenate {
         Tensor::new(Shape::Maps { batch, channels, height, width }, data).into_iter().collect()
     }
 
+    fn is_differentiable(&self) -> bool {
+        true
+    }
+
     fn gradient(&self, mut backward: Backward<'_>) -> Result<Vec<Option<ValueId>>> {
         let dy = backward.cotangent()?;
         let mut start = 0;
@@ -115,6 +119,7 @@ pub(super) fn cases() -> Vec<Case> {
     {
         let parts: Vec<Shape> = channels.iter().map(|&c| Shape::maps(batch, c, height, width)).collect();
         cases.push(Case::new(Concatenate, &parts, Data::Integers));
+        cases.push(Case::new(Concatenate, &parts, Data::Normal(0.0)));
         let whole = Shape::maps(batch, channels.iter().sum(), height, width);
         let mut start = 0;
         for channels in channels {

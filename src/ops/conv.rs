@@ -58,16 +58,14 @@ impl Conv {
 
     fn checked_filter(&self, filter: Shape) -> Result<(usize, usize, usize, usize), String> {
         match filter {
-            Shape::Filter { outputs, inputs, height, width } if height > 0 && width > 0 => {
-                Ok((outputs, inputs, height, width))
-            }
+            Shape::Filter { outputs, inputs, height, width } => Ok((outputs, inputs, height, width)),
             other => Err(format!("the weights must be a filter, not {other}")),
         }
     }
 
     fn output_sizes(&self, size: (usize, usize), kernel: (usize, usize)) -> Result<(usize, usize), String> {
-        if self.stride == 0 || self.dilation == 0 {
-            return Err("stride and dilation must be at least 1".into());
+        if self.stride == 0 || self.dilation == 0 || kernel.0 == 0 || kernel.1 == 0 {
+            return Err("kernel, stride and dilation must be at least 1".into());
         }
         match (self.output_size(size.0, kernel.0), self.output_size(size.1, kernel.1)) {
             (Some(height), Some(width)) => Ok((height, width)),
@@ -91,6 +89,10 @@ impl Operator for Conv {
         expect_bias(inputs.get(2), outputs)?;
         let (height, width) = self.output_sizes((height, width), (kernel_height, kernel_width))?;
         Ok(vec![Shape::Maps { batch, channels: outputs, height, width }])
+    }
+
+    fn is_convolution(&self) -> bool {
+        true
     }
 
     fn flops(&self, inputs: &[Shape], outputs: &[Shape]) -> u64 {
@@ -121,6 +123,10 @@ impl Operator for Conv {
             },
         );
         vec![y]
+    }
+
+    fn is_differentiable(&self) -> bool {
+        true
     }
 
     fn gradient(&self, mut backward: Backward<'_>) -> Result<Vec<Option<ValueId>>> {
@@ -162,6 +168,10 @@ impl Operator for ConvInputGrad {
         Ok(vec![Shape::Maps { batch, channels: filter_inputs, height: self.height, width: self.width }])
     }
 
+    fn is_convolution(&self) -> bool {
+        true
+    }
+
     fn flops(&self, inputs: &[Shape], _outputs: &[Shape]) -> u64 {
         product_flops(inputs[1], inputs[0])
     }
@@ -187,6 +197,10 @@ impl Operator for ConvFilterGrad {
             return Err(format!("the cotangent must have batch {batch} and {rows}x{columns} pixels"));
         }
         Ok(vec![Shape::Filter { outputs, inputs: channels, height: kernel.0, width: kernel.1 }])
+    }
+
+    fn is_convolution(&self) -> bool {
+        true
     }
 
     fn flops(&self, inputs: &[Shape], outputs: &[Shape]) -> u64 {

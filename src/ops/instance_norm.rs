@@ -59,6 +59,10 @@ impl Operator for InstanceNorm {
         vec![y, statistics]
     }
 
+    fn is_differentiable(&self) -> bool {
+        true
+    }
+
     fn gradient(&self, backward: Backward<'_>) -> Result<Vec<Option<ValueId>>> {
         let dy = backward.cotangent()?;
         let (x, gamma, statistics) = (backward.node.inputs[0], backward.node.inputs[1], backward.node.outputs[1]);

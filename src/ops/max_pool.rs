@@ -88,6 +88,10 @@ impl Operator for MaxPool {
         })]
     }
 
+    fn is_differentiable(&self) -> bool {
+        true
+    }
+
     fn gradient(&self, mut backward: Backward<'_>) -> Result<Vec<Option<ValueId>>> {
         let (x, dy) = (backward.node.inputs[0], backward.cotangent()?);
         Ok(vec![backward.when_wanted(0, MaxPoolGrad { pool: *self }, &[x, dy])?])

@@ -61,10 +61,20 @@ pub trait Operator: Debug + Send + Sync {
     /// The results in float64. The inputs have shapes that [`Operator::infer`] accepts.
     fn reference(&self, inputs: &[&Tensor<f64>]) -> Vec<Tensor<f64>>;
 
+    /// Whether it has a gradient; operators that appear only in gradients and optimisers have none.
+    fn is_differentiable(&self) -> bool {
+        false
+    }
+
+    /// Whether it is a convolution of some kind: work that is counted in multiply-adds.
+    fn is_convolution(&self) -> bool {
+        false
+    }
+
     /// Adds the gradient's nodes; returns the gradient with respect to each input, or `None` where it is not wanted.
     ///
     /// # Errors
-    /// [`Error::Request`] for operators that appear only in gradients and have none of their own.
+    /// [`Error::Request`] unless [`Operator::is_differentiable`].
     fn gradient(&self, backward: Backward<'_>) -> Result<Vec<Option<ValueId>>> {
         Err(Error::Request(format!("{}: {} cannot be differentiated", backward.node.name, self.name())))
     }
@@ -106,6 +116,14 @@ macro_rules! operators {
             pub fn operator(&self) -> &dyn Operator {
                 match self { $(Op::$operator(op) => op),* }
             }
+
+            /// The name of its type, one for each operator.
+            pub fn variant(&self) -> &'static str {
+                match self { $(Op::$operator(_) => stringify!($operator)),* }
+            }
+
+            /// [`Op::variant`] of all there are.
+            pub const VARIANTS: &[&str] = &[$(stringify!($operator)),*];
         }
 
         $(impl From<$operator> for Op {

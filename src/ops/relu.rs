@@ -29,6 +29,10 @@ impl Operator for Relu {
         vec![inputs[0].map(|x| if x < 0.0 { 0.0 } else { x })]
     }
 
+    fn is_differentiable(&self) -> bool {
+        true
+    }
+
     fn gradient(&self, mut backward: Backward<'_>) -> Result<Vec<Option<ValueId>>> {
         let (y, dy) = (backward.node.outputs[0], backward.cotangent()?);
         Ok(vec![backward.when_wanted(0, ReluGrad, &[y, dy])?])

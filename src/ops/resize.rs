@@ -96,6 +96,10 @@ impl Operator for Resize {
         vec![y]
     }
 
+    fn is_differentiable(&self) -> bool {
+        true
+    }
+
     fn gradient(&self, mut backward: Backward<'_>) -> Result<Vec<Option<ValueId>>> {
         let dy = backward.cotangent()?;
         let Shape::Maps { height, width, .. } = backward.graph.shape(backward.node.inputs[0]) else {

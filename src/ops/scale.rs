@@ -28,6 +28,10 @@ impl Operator for Scale {
         vec![inputs[0].map(|x| f64::from(self.factor) * x)]
     }
 
+    fn is_differentiable(&self) -> bool {
+        true
+    }
+
     fn gradient(&self, mut backward: Backward<'_>) -> Result<Vec<Option<ValueId>>> {
         let dy = backward.cotangent()?;
         Ok(vec![backward.when_wanted(0, *self, &[dy])?])

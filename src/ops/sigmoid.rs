@@ -31,6 +31,10 @@ impl Operator for Sigmoid {
         vec![inputs[0].map(|x| 1.0 / (1.0 + (-x).exp()))]
     }
 
+    fn is_differentiable(&self) -> bool {
+        true
+    }
+
     fn gradient(&self, mut backward: Backward<'_>) -> Result<Vec<Option<ValueId>>> {
         let (y, dy) = (backward.node.outputs[0], backward.cotangent()?);
         Ok(vec![backward.when_wanted(0, SigmoidGrad, &[y, dy])?])

@@ -58,6 +58,10 @@ impl Operator for SoftDice {
         vec![Tensor::filled(Shape::Scalar, loss / batch as f64), sums]
     }
 
+    fn is_differentiable(&self) -> bool {
+        true
+    }
+
     fn gradient(&self, mut backward: Backward<'_>) -> Result<Vec<Option<ValueId>>> {
         let dloss = backward.cotangent()?;
         if backward.wanted[1] {

@@ -33,6 +33,10 @@ impl Operator for SumOfSquares {
         vec![Tensor::filled(Shape::Scalar, sum)]
     }
 
+    fn is_differentiable(&self) -> bool {
+        true
+    }
+
     fn gradient(&self, mut backward: Backward<'_>) -> Result<Vec<Option<ValueId>>> {
         let dy = backward.cotangent()?;
         let inputs = backward.node.inputs.clone();

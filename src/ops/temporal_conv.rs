@@ -93,6 +93,10 @@ impl Operator for TemporalConv {
         Ok(vec![Shape::Maps { batch, channels: outputs, height, width }])
     }
 
+    fn is_convolution(&self) -> bool {
+        true
+    }
+
     fn flops(&self, inputs: &[Shape], outputs: &[Shape]) -> u64 {
         flops(inputs[1], outputs[0])
     }
@@ -108,6 +112,10 @@ impl Operator for TemporalConv {
             y.data_mut()[output] += w.data()[weight] * x.data()[input];
         });
         vec![y]
+    }
+
+    fn is_differentiable(&self) -> bool {
+        true
     }
 
     fn gradient(&self, mut backward: Backward<'_>) -> Result<Vec<Option<ValueId>>> {
@@ -148,6 +156,10 @@ impl Operator for TemporalConvInputGrad {
         Ok(vec![Shape::Window { batch, channels, frames, height, width }])
     }
 
+    fn is_convolution(&self) -> bool {
+        true
+    }
+
     fn flops(&self, inputs: &[Shape], _outputs: &[Shape]) -> u64 {
         flops(inputs[1], inputs[0])
     }
@@ -178,6 +190,10 @@ impl Operator for TemporalConvFilterGrad {
             return Err("window and cotangent must agree in batch, height and width".into());
         }
         Ok(vec![Shape::TemporalFilter { outputs, channels, frames, height: KERNEL, width: KERNEL }])
+    }
+
+    fn is_convolution(&self) -> bool {
+        true
     }
 
     fn flops(&self, inputs: &[Shape], outputs: &[Shape]) -> u64 {

@@ -46,7 +46,7 @@ impl Operator for TransposedConv {
         if channels != filter_in {
             return Err(format!("the filter reads {filter_in} channels, the input has {channels}"));
         }
-        if self.output_padding >= self.stride {
+        if self.stride == 0 || self.output_padding >= self.stride {
             return Err(format!("output padding {} must be below stride {}", self.output_padding, self.stride));
         }
         expect_bias(inputs.get(2), filter_out)?;
@@ -54,6 +54,10 @@ impl Operator for TransposedConv {
             (Some(height), Some(width)) => Ok(vec![Shape::Maps { batch, channels: filter_out, height, width }]),
             _ => Err(format!("nothing is left of the output after padding {}", self.padding)),
         }
+    }
+
+    fn is_convolution(&self) -> bool {
+        true
     }
 
     fn flops(&self, inputs: &[Shape], _outputs: &[Shape]) -> u64 {
@@ -71,6 +75,10 @@ impl Operator for TransposedConv {
             add_bias(&mut y, bias);
         }
         vec![y]
+    }
+
+    fn is_differentiable(&self) -> bool {
+        true
     }
 
     fn gradient(&self, mut backward: Backward<'_>) -> Result<Vec<Option<ValueId>>> {

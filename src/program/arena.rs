@@ -57,6 +57,7 @@ pub(super) fn plan(
 ) -> Result<Plan> {
     let mut planner = Planner::new(graph, outputs, steps, target, placement);
     planner.assign_buffers(graph, steps)?;
+    planner.check_updates(graph)?;
     let workspaces: Vec<usize> =
         steps.iter().enumerate().map(|(at, step)| planner.workspace(graph, at, step)).collect();
     let (state_len, arena_len) = planner.place();
@@ -137,6 +138,23 @@ impl<'a> Planner<'a> {
         Ok(())
     }
 
+    /// Every update must have been made in its state's own memory, by some step.
+    fn check_updates(&self, graph: &Graph) -> Result<()> {
+        let ignored = graph.updates().iter().find(|(state, new)| {
+            let (old, new) = (self.buffer_of[state.index()], self.buffer_of[new.index()]);
+            old.is_none() || old != new
+        });
+        match ignored {
+            None => Ok(()),
+            Some((state, new)) => {
+                let (state, new) = (&graph.value(*state).name, &graph.value(*new).name);
+                Err(Error::Request(format!(
+                    "{state} cannot be updated by {new}: no step computes it for this state alone"
+                )))
+            }
+        }
+    }
+
     fn new_buffer(&mut self, id: ValueId, shape: Shape, first: usize) {
         let last = self.last_read[id.index()].max(first);
         self.buffer_of[id.index()] = Some(self.buffers.len());
@@ -144,8 +162,8 @@ impl<'a> Planner<'a> {
     }
 
     fn workspace(&mut self, graph: &Graph, at: usize, step: &Step) -> usize {
-        let shapes = |ids: &[ValueId]| ids.iter().map(|&id| graph.shape(id)).collect::<Vec<_>>();
-        let len = self.target.workspace(&step.op, &shapes(&step.inputs), &shapes(&step.outputs));
+        let shapes: Vec<Shape> = step.inputs.iter().map(|&id| graph.shape(id)).collect();
+        let len = self.target.workspace(&step.op, &shapes);
         self.buffers.push(Buffer { len, first: at, last: at, offset: 0 });
         self.buffers.len() - 1
     }

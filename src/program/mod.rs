@@ -21,7 +21,7 @@ pub trait Target {
     fn storage(&self, shape: Shape) -> usize;
 
     /// How many float32 numbers of scratch memory an operator needs while it runs there.
-    fn workspace(&self, op: &Op, inputs: &[Shape], outputs: &[Shape]) -> usize;
+    fn workspace(&self, op: &Op, inputs: &[Shape]) -> usize;
 }
 
 /// One operator, ready to be bound to memory.
@@ -97,15 +97,6 @@ impl Program {
         self.spans[id.index()]
     }
 
-    /// All inputs and states the program has memory for.
-    pub fn given(&self) -> impl Iterator<Item = &Value> {
-        self.values
-            .iter()
-            .zip(&self.spans)
-            .filter(|(v, span)| !matches!(v.source, Source::Node(_)) && span.is_some())
-            .map(|(v, _)| v)
-    }
-
     /// Whether a value replaces a state, in the state's own memory.
     pub fn is_update(&self, id: ValueId) -> bool {
         self.updates.iter().any(|&(_, new)| new == id)
@@ -161,19 +152,8 @@ impl Program {
 
     /// Multiply-adds of the convolutions of a run.
     pub fn macs(&self) -> u64 {
-        let is_product = |step: &&Step| {
-            matches!(
-                step.op,
-                Op::Conv(_)
-                    | Op::ConvInputGrad(_)
-                    | Op::ConvFilterGrad(_)
-                    | Op::TransposedConv(_)
-                    | Op::TemporalConv(_)
-                    | Op::TemporalConvInputGrad(_)
-                    | Op::TemporalConvFilterGrad(_)
-            )
-        };
-        self.steps.iter().filter(is_product).map(|step| self.op_flops(step) / 2).sum()
+        let convolutions = self.steps.iter().filter(|step| step.op.operator().is_convolution());
+        convolutions.map(|step| self.op_flops(step) / 2).sum()
     }
 
     /// Floating-point operations of a step, epilogue included.

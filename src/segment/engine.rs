@@ -4,7 +4,7 @@ use super::WindowNetwork;
 use crate::device::{Device, Session};
 use crate::error::{Error, Result};
 use crate::media::{Colour, Size};
-use crate::model::{CeNet, Config};
+use crate::model::{ARCHITECTURE, CeNet, Config};
 use crate::program::{Placement, Program};
 use crate::weights::Weights;
 
@@ -27,12 +27,9 @@ impl EngineNetwork {
         let config = weights.config();
         let network = CeNet::build(config, 1, size.height, size.width)?;
         let outputs = [network.probability];
-        let program = Program::lower(&network.graph, &outputs, device.target(), Placement::Shared)?;
+        let program = Program::lower(&network.graph, &outputs, device, Placement::Shared)?;
         let mut session = device.load(program)?;
-        for (name, id) in &network.parameters {
-            let missing = || Error::Internal(format!("the weights lack {name}"));
-            session.write(*id, weights.get(name).ok_or_else(missing)?.data())?;
-        }
+        weights.write_into(&network, |id, numbers| session.write(id, numbers))?;
         let window = vec![0.0; config.in_channels() * config.frames() * size.area()];
         Ok(EngineNetwork { network, session, device: device.describe(), size, window })
     }
@@ -75,7 +72,7 @@ impl WindowNetwork for EngineNetwork {
 
     fn describe(&self) -> serde_json::Value {
         serde_json::json!({
-            "architecture": "cenet3d",
+            "architecture": ARCHITECTURE,
             "configuration": self.config(),
             "input_size": self.size,
             "device": self.device,

@@ -20,6 +20,13 @@ impl Verdict {
     pub fn passed(&self) -> bool {
         self.error <= self.bound
     }
+
+    /// Keeps the worst error seen; a NaN is the worst and stays.
+    fn note(&mut self, error: f64) {
+        if error.is_nan() || error > self.error {
+            self.error = error;
+        }
+    }
 }
 
 /// `|got - expected| / |expected|` in the L2 norm; `|got|` where the expected value is zero. NaN if either holds one.
@@ -36,7 +43,7 @@ pub fn relative_l2(got: &[f32], expected: &[f64]) -> f64 {
 pub fn verify(case: &Case, device: &dyn Device, seed: u64) -> Result<Verdict> {
     let data = case.draw(seed);
     let (graph, inputs, outputs) = graph_of(case)?;
-    let program = Program::lower(&graph, &outputs, device.target(), Placement::Isolated { guard: 64 })?;
+    let program = Program::lower(&graph, &outputs, device, Placement::Isolated { guard: 64 })?;
     let mut session = device.load(program)?;
     for (id, tensor) in inputs.iter().zip(&data) {
         session.write(*id, tensor.data())?;
@@ -51,8 +58,7 @@ pub fn verify(case: &Case, device: &dyn Device, seed: u64) -> Result<Verdict> {
             Fit::Relative(_) => relative_l2(got.data(), expected.data()),
             Fit::Exact => got.data().iter().zip(expected.data()).filter(|&(&g, &e)| f64::from(g) != e).count() as f64,
         };
-        // `max` would lose a NaN.
-        verdict.error = if error <= verdict.error { verdict.error } else { error };
+        verdict.note(error);
     }
     Ok(verdict)
 }
@@ -81,7 +87,10 @@ pub fn verify_gradient(case: &Case, seed: u64) -> Result<Option<Verdict>> {
     let u = Tensor::from_fn(graph.shape(cotangent), |_| random.normal());
     let differentiable: Vec<ValueId> =
         inputs.iter().copied().filter(|&id| is_differentiable(case, &inputs, id)).collect();
-    let Ok(gradients) = graph.pull_back(&[(outputs[0], cotangent)], &differentiable) else { return Ok(None) };
+    if !case.op.operator().is_differentiable() {
+        return Ok(None);
+    }
+    let gradients = graph.pull_back(&[(outputs[0], cotangent)], &differentiable)?;
     let given = |moved: Option<(usize, &Tensor<f64>, f64)>| {
         let mut given: Vec<(ValueId, Tensor<f64>)> = inputs.iter().copied().zip(data.iter().cloned()).collect();
         if let Some((index, direction, step)) = moved {
@@ -107,7 +116,7 @@ pub fn verify_gradient(case: &Case, seed: u64) -> Result<Option<Verdict>> {
         let size: f64 = output.data().iter().zip(u.data()).map(|(y, u)| (y * u).abs()).sum();
         let slope = (dot(&values[gradient.index()], &values[gradient.index()]) * dot(&direction, &direction)).sqrt();
         let error = (numeric - analytic).abs() / (1e-6 * slope + 8.0 * f64::EPSILON * size / step);
-        verdict.error = if error <= verdict.error { verdict.error } else { error };
+        verdict.note(error);
     }
     Ok(Some(verdict))
 }
@@ -115,4 +124,20 @@ pub fn verify_gradient(case: &Case, seed: u64) -> Result<Option<Verdict>> {
 /// Masks have no gradient; everything else that `pull_back` accepts has.
 fn is_differentiable(case: &Case, inputs: &[ValueId], id: ValueId) -> bool {
     !(matches!(case.op, crate::ops::Op::SoftDice(_)) && inputs.get(1) == Some(&id))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_nan_is_never_forgotten_and_never_passes() {
+        let mut verdict = Verdict { error: 0.0, bound: 1.0 };
+        verdict.note(0.5);
+        assert!(verdict.passed());
+        verdict.note(f64::NAN);
+        verdict.note(1e-9);
+        assert!(!verdict.passed());
+        assert!(relative_l2(&[f32::NAN, 1.0], &[1.0, 1.0]).is_nan());
+    }
 }

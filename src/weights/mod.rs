@@ -4,8 +4,8 @@
 //! tensor has been checked: name, shape, type, and that all numbers are finite.
 
 use crate::error::{Error, Result};
-use crate::graph::{Shape, Tensor};
-use crate::model::{Config, Stem};
+use crate::graph::{Shape, Tensor, ValueId};
+use crate::model::{ARCHITECTURE, CeNet, Config, Stem};
 use crate::ops::Random;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use std::collections::{BTreeMap, HashMap};
@@ -20,9 +20,6 @@ mod key {
     pub const NEIGHBOURS: &str = "coronet.neighbours";
     pub const IN_CHANNELS: &str = "coronet.in_channels";
 }
-
-/// The only architecture there is so far.
-const ARCHITECTURE: &str = "cenet3d";
 
 /// A network's parameters with its configuration.
 #[derive(Debug, Clone, PartialEq)]
@@ -149,6 +146,19 @@ impl Weights {
     /// All parameters by name.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Tensor)> {
         self.tensors.iter().map(|(name, tensor)| (name.as_str(), tensor))
+    }
+
+    /// Hands every parameter of a network to `write`, which puts it where the network will run.
+    ///
+    /// # Errors
+    /// [`Error::Request`] when the network has another configuration, and whatever `write` reports.
+    pub fn write_into(&self, network: &CeNet, mut write: impl FnMut(ValueId, &[f32]) -> Result<()>) -> Result<()> {
+        for (name, id) in &network.parameters {
+            let other = || Error::Request(format!("weights of a {} do not fit a {}", self.config, network.config));
+            let tensor = self.tensors.get(name).filter(|tensor| tensor.shape() == network.graph.shape(*id));
+            write(*id, tensor.ok_or_else(other)?.data())?;
+        }
+        Ok(())
     }
 
     /// How many numbers there are.

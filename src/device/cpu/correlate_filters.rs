@@ -18,7 +18,6 @@ const TASKS: usize = 16;
 /// A bound filter gradient.
 #[derive(Debug)]
 pub(super) struct FilterCorrelation {
-    pub kernels: MicroKernels,
     pub conv: Conv,
     pub batch: usize,
     /// Planes that share the cotangent: 1 for maps, frames times channels for a window.
@@ -60,7 +59,12 @@ impl FilterCorrelation {
     }
 
     /// Computes the whole gradient.
-    pub fn run(&self, source: Region, cotangent: Region, gradient: Region, workspace: Region) {
+    pub fn run(
+        &self,
+        kernels: MicroKernels,
+        (source, cotangent): (Region, Region),
+        (gradient, workspace): (Region, Region),
+    ) {
         let (bands, storage) = (self.bands(), self.storage());
         let per_band = self.panels.len() * self.groups() * self.planes;
         let sums = if bands > 1 { workspace } else { gradient };
@@ -78,7 +82,7 @@ impl FilterCorrelation {
                 start: panel.start,
                 width: panel.width,
             };
-            self.sum(&task, source, cotangent, sums);
+            self.sum(&task, kernels, (source, cotangent, sums));
         });
         if bands > 1 {
             merge(workspace, gradient, bands, storage);
@@ -92,7 +96,7 @@ impl FilterCorrelation {
         task.base + task.start * self.planes * taps * self.depth + term * task.width
     }
 
-    fn sum(&self, task: &Task, source: Region, cotangent: Region, sums: Region) {
+    fn sum(&self, task: &Task, kernels: MicroKernels, (source, cotangent, sums): (Region, Region, Region)) {
         let taps = (0..self.kernel.0).flat_map(|u| (0..self.kernel.1).map(move |v| (u, v)));
         let len = task.channels.len() * task.width;
         for tap in taps.clone() {
@@ -101,7 +105,7 @@ impl FilterCorrelation {
         }
         for row in task.rows.clone() {
             for tap in taps.clone() {
-                self.sum_row(task, row, tap, (source, cotangent, sums));
+                self.sum_row(task, kernels, (row, tap), (source, cotangent, sums));
             }
         }
     }
@@ -110,8 +114,8 @@ impl FilterCorrelation {
     fn sum_row(
         &self,
         task: &Task,
-        row: usize,
-        (u, v): (usize, usize),
+        kernels: MicroKernels,
+        (row, (u, v)): (usize, (usize, usize)),
         (source, cotangent, sums): (Region, Region, Region),
     ) {
         let (sample, i) = (row / self.target.0, row % self.target.0);
@@ -135,7 +139,7 @@ impl FilterCorrelation {
         let products = sums.pointer(place, task.channels.len() * task.width);
         // SAFETY: all three ranges were just checked; this task alone owns these channels of this panel and band.
         unsafe {
-            self.kernels.accumulate(
+            kernels.accumulate(
                 (task.width, task.channels.len(), columns.len()),
                 (products, task.width),
                 Operand { start: left, term: lanes, column: 0 },

@@ -21,8 +21,8 @@ unsafe impl Sync for Arena {}
 
 impl Arena {
     pub fn new(len: usize) -> Result<Arena> {
-        let bytes = len.max(1) * size_of::<f32>();
-        let refused = || Error::Device(format!("out of memory: the program's arena needs {} MB", bytes / 1_000_000));
+        let refused = || Error::Device(format!("out of memory: the program's arena needs {} MB", len / 250_000));
+        let bytes = len.max(1).checked_mul(size_of::<f32>()).ok_or_else(refused)?;
         let layout = Layout::from_size_align(bytes, 64).map_err(|_| refused())?;
         // SAFETY: the layout has a size above 0.
         let start = unsafe { std::alloc::alloc_zeroed(layout) };
@@ -31,7 +31,8 @@ impl Arena {
 
     /// The numbers of a span.
     pub fn region(&self, span: Span) -> Region {
-        assert!((span.offset + span.len) * size_of::<f32>() <= self.layout.size(), "span outside the arena");
+        let len = self.layout.size() / size_of::<f32>();
+        assert!(span.offset <= len && span.len <= len - span.offset, "span outside the arena");
         // SAFETY: just checked to lie within the allocation.
         Region { start: unsafe { self.start.as_ptr().add(span.offset) }, len: span.len }
     }
@@ -62,7 +63,7 @@ impl Region {
 
     /// A pointer to number `at`, checked to leave room for `len` numbers.
     pub fn pointer(self, at: usize, len: usize) -> *mut f32 {
-        assert!(at + len <= self.len, "range outside the region");
+        assert!(at <= self.len && len <= self.len - at, "range outside the region");
         // SAFETY: just checked to lie within the region.
         unsafe { self.start.add(at) }
     }

@@ -33,8 +33,8 @@ struct Tile {
     columns: &'static [Kernel],
 }
 
-/// The instructions that products and elementwise loops use. All of them give the same sums in the same order; with
-/// fused multiply-add the bits differ from those without.
+/// The instructions that matrix products use. All give the same sums in the same order; those without fused
+/// multiply-add round differently. Elementwise loops always take the widest vectors there are: their bits are the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum InstructionSet {
     /// x86-64 with AVX-512.

@@ -68,8 +68,8 @@ impl Target for CpuDevice {
         layout::storage(shape)
     }
 
-    fn workspace(&self, op: &Op, inputs: &[Shape], outputs: &[Shape]) -> usize {
-        ops::workspace(op, inputs, outputs)
+    fn workspace(&self, op: &Op, inputs: &[Shape]) -> usize {
+        ops::workspace(op, inputs)
     }
 }
 
@@ -77,10 +77,6 @@ impl Device for CpuDevice {
     fn describe(&self) -> String {
         let threads = self.threads();
         format!("cpu, {}, {threads} thread{}", self.set.name(), if threads == 1 { "" } else { "s" })
-    }
-
-    fn target(&self) -> &dyn Target {
-        self
     }
 
     fn load(&self, program: Program) -> Result<Box<dyn Session>> {
@@ -129,41 +125,64 @@ impl CpuSession {
                 })
             })
             .collect();
-        let mut session = CpuSession { program, pool: device.pool.clone(), routines, arena, guards: Vec::new() };
-        if matches!(session.program.placement(), Placement::Isolated { .. }) {
-            session.poison();
-        }
-        Ok(session)
+        let isolated = matches!(program.placement(), Placement::Isolated { .. });
+        let guards = if isolated { program.unused_spans() } else { Vec::new() };
+        Ok(CpuSession { program, pool: device.pool.clone(), routines, arena, guards })
     }
 
-    /// Makes reads of unwritten memory and writes outside of values show: all that is computed starts as NaN.
-    fn poison(&mut self) {
-        self.guards = self.program.unused_spans();
+    /// Runs all steps; `done` hears of each with the time it took.
+    fn run_steps(&self, mut done: impl FnMut(usize, Duration) + Send) -> Result<()> {
+        if !self.guards.is_empty() {
+            self.poison();
+        }
+        self.pool.install(|| {
+            for (step, routine) in self.routines.iter().enumerate() {
+                let start = Instant::now();
+                routine();
+                done(step, start.elapsed());
+                if !self.guards.is_empty() {
+                    self.check_bounds(step)?;
+                }
+            }
+            Ok(())
+        })
+    }
+
+    /// Makes reads of unwritten memory and writes outside of values show: all that is computed becomes NaN.
+    fn poison(&self) {
         let computed = self.program.steps().iter().flat_map(|step| {
             let outputs = step.outputs.iter().filter(|&&id| !self.program.is_update(id));
             outputs.filter_map(|&id| self.program.span(id)).chain([step.workspace])
         });
         for span in computed.chain(self.guards.iter().copied()) {
             let region = self.arena.region(span);
-            // SAFETY: `&mut self`: no routine is running.
+            // SAFETY: only called under `&mut self` of the session, between routines.
             unsafe { region.slice_mut(0, region.len()).fill(f32::from_bits(UNWRITTEN)) };
         }
     }
 
-    /// Names the step that wrote between values.
-    fn check_guards(&self, step: usize) -> Result<()> {
+    /// Names the step if it has written between values, or left something in the padding of its results.
+    fn check_bounds(&self, step: usize) -> Result<()> {
+        let name = &self.program.steps()[step].name;
         // SAFETY: no routine is running.
-        let intact = |span: &Span| unsafe { self.arena.region(*span).all() }.iter().all(|v| v.to_bits() == UNWRITTEN);
-        match self.guards.iter().find(|span| !intact(span)) {
-            None => Ok(()),
-            Some(span) => {
-                let name = &self.program.steps()[step].name;
-                Err(Error::Device(format!(
-                    "{name} wrote outside its results, near number {} of the arena",
-                    span.offset
-                )))
+        let numbers = |span: Span| unsafe { self.arena.region(span).all() };
+        if let Some(span) = self.guards.iter().find(|span| numbers(**span).iter().any(|v| v.to_bits() != UNWRITTEN)) {
+            let problem = format!("{name} wrote outside its results, near number {} of the arena", span.offset);
+            return Err(Error::Device(problem));
+        }
+        for &id in &self.program.steps()[step].outputs {
+            let (shape, Some(span)) = (self.program.value(id).shape, self.program.span(id)) else { continue };
+            let (mut elements, mut clean) = (vec![0.0; shape.elements()], vec![0.0; span.len]);
+            layout::unpack(shape, numbers(span), &mut elements);
+            layout::pack(shape, &elements, &mut clean);
+            // Elements equal themselves unless they are NaN; padding must be 0 of either sign.
+            let differs = |(clean, found): (&f32, &f32)| clean != found && clean.to_bits() != found.to_bits();
+            if clean.iter().zip(numbers(span)).any(differs) {
+                let value = &self.program.value(id).name;
+                return Err(Error::Device(format!("{name} left numbers other than 0 in the padding of {value}")));
             }
         }
+        Ok(())
     }
 
     fn memory(&self, value: ValueId, elements: usize) -> Result<(Shape, memory::Region)> {
@@ -196,15 +215,7 @@ impl Session for CpuSession {
     }
 
     fn run(&mut self) -> Result<()> {
-        let routines = &self.routines;
-        if self.guards.is_empty() {
-            self.pool.install(|| routines.iter().for_each(|routine| routine()));
-            return Ok(());
-        }
-        (0..routines.len()).try_for_each(|step| {
-            self.pool.install(|| routines[step]());
-            self.check_guards(step)
-        })
+        self.run_steps(|_, _| ())
     }
 
     fn run_timed(&mut self, times: &mut [Duration]) -> Result<()> {
@@ -212,15 +223,7 @@ impl Session for CpuSession {
             let (steps, given) = (self.routines.len(), times.len());
             return Err(Error::Request(format!("the program has {steps} steps, but {given} times were given")));
         }
-        let routines = &self.routines;
-        self.pool.install(|| {
-            for (routine, time) in routines.iter().zip(times) {
-                let start = Instant::now();
-                routine();
-                *time += start.elapsed();
-            }
-        });
-        Ok(())
+        self.run_steps(|step, time| times[step] += time)
     }
 
     fn read_into(&self, value: ValueId, data: &mut [f32]) -> Result<()> {

@@ -94,30 +94,27 @@ impl Flip {
     }
 }
 
-fn filter_correlation(grad: &ConvFilterGrad, inputs: &[Shape]) -> impl Fn(super::MicroKernels) -> FilterCorrelation {
+fn filter_correlation(grad: &ConvFilterGrad, inputs: &[Shape]) -> FilterCorrelation {
     let (batch, channels, height, width) = maps(inputs[0]);
     let (_, outputs, rows, columns) = maps(inputs[1]);
-    let (conv, kernel) = (grad.conv, (grad.kernel_height, grad.kernel_width));
-    move |kernels| FilterCorrelation {
-        kernels,
-        conv,
+    FilterCorrelation {
+        conv: grad.conv,
         batch,
         planes: 1,
         depth: padded(channels),
         source: (height, width),
         target: (rows, columns),
         panels: panels(outputs),
-        kernel,
+        kernel: (grad.kernel_height, grad.kernel_width),
     }
 }
 
-pub(super) fn filter_grad_workspace(grad: &ConvFilterGrad, inputs: &[Shape], _outputs: &[Shape]) -> usize {
-    let portable = super::MicroKernels::new(super::super::InstructionSet::Portable);
-    filter_correlation(grad, inputs)(portable).workspace()
+pub(super) fn filter_grad_workspace(grad: &ConvFilterGrad, inputs: &[Shape]) -> usize {
+    filter_correlation(grad, inputs).workspace()
 }
 
 pub(super) fn filter_grad(grad: &ConvFilterGrad, binding: &Binding<'_>) -> Routine {
-    let correlation = filter_correlation(grad, &binding.input_shapes)(binding.kernels);
+    let (correlation, kernels) = (filter_correlation(grad, &binding.input_shapes), binding.kernels);
     let (x, dy, dw, workspace) = (binding.inputs[0], binding.inputs[1], binding.outputs[0], binding.workspace);
-    Box::new(move || correlation.run(x, dy, dw, workspace))
+    Box::new(move || correlation.run(kernels, (x, dy), (dw, workspace)))
 }

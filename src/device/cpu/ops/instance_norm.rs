@@ -23,12 +23,13 @@ struct Extent {
     batch: usize,
     area: usize,
     lanes: usize,
+    channels: usize,
 }
 
 impl Extent {
     fn of(shape: Shape) -> Extent {
         let (batch, channels, height, width) = maps(shape);
-        Extent { batch, area: height * width, lanes: padded(channels) }
+        Extent { batch, area: height * width, lanes: padded(channels), channels }
     }
 
     fn bands(self) -> usize {
@@ -145,7 +146,7 @@ impl Norm {
 
     /// Merges a sample's bands in order; leaves mean and 1/deviation in the statistics, the scale in the workspace.
     fn merge(&self, sample: usize) {
-        let Extent { batch, area, lanes } = self.extent;
+        let Extent { batch, area, lanes, channels } = self.extent;
         let bands = self.extent.bands();
         // SAFETY: measuring is done; nobody else runs. The scale's rows lie behind those of the bands.
         let (statistics, scale, bands_moments, gamma, pivot) = unsafe {
@@ -169,14 +170,15 @@ impl Norm {
             }
             let deviation = (m2 / count + self.epsilon).sqrt();
             statistics[lane] = (f64::from(pivot[lane]) + mean) as f32;
-            statistics[lanes + lane] = (1.0 / deviation) as f32;
+            // Padding stays zero in every value.
+            statistics[lanes + lane] = if lane < channels { (1.0 / deviation) as f32 } else { 0.0 };
             scale[lane] = (f64::from(gamma[lane]) / deviation) as f32;
         }
     }
 
     /// `finish((x - mean) scale + beta [+ residual])` in one pass; the result may lie over the input.
     fn apply(&self, residual: Option<Region>, finish: impl Fn(f32) -> f32 + Sync) {
-        let Extent { batch, area, lanes } = self.extent;
+        let Extent { batch, area, lanes, .. } = self.extent;
         let scales = batch * self.extent.bands() * 2 * lanes;
         self.extent.for_each_band(
             #[inline(always)]
@@ -309,7 +311,7 @@ impl NormGrad {
 
     /// Merges bands and samples in order; leaves each sample's two means in the workspace.
     fn merge(&self, (dgamma, dbeta): (&mut [f32], &mut [f32])) {
-        let Extent { batch, area, lanes } = self.extent;
+        let Extent { batch, area, lanes, .. } = self.extent;
         let bands = self.extent.bands();
         let behind_bands = batch * bands * 2 * lanes;
         // SAFETY: the sums are done; nobody else runs; the means lie behind the bands.
@@ -334,7 +336,7 @@ impl NormGrad {
 
     /// `dx = gamma r (dy - mean(dy) - normed x mean(dy normed x))`; the result may lie over `dy`.
     fn apply(&self) {
-        let Extent { batch, area, lanes } = self.extent;
+        let Extent { batch, area, lanes, .. } = self.extent;
         let behind_bands = batch * self.extent.bands() * 2 * lanes;
         self.extent.for_each_band(
             #[inline(always)]

@@ -42,10 +42,10 @@ impl Binding<'_> {
 }
 
 /// Numbers of scratch memory an operator needs.
-pub(super) fn workspace(op: &Op, inputs: &[Shape], outputs: &[Shape]) -> usize {
+pub(super) fn workspace(op: &Op, inputs: &[Shape]) -> usize {
     match op {
         Op::ConvInputGrad(_) | Op::TransposedConv(_) => conv::flipped_filter_len(inputs[1]),
-        Op::ConvFilterGrad(grad) => conv::filter_grad_workspace(grad, inputs, outputs),
+        Op::ConvFilterGrad(grad) => conv::filter_grad_workspace(grad, inputs),
         Op::TemporalConvFilterGrad(_) => temporal_conv::filter_grad_workspace(inputs),
         Op::InstanceNorm(_) => instance_norm::workspace(inputs[0]),
         Op::InstanceNormGrad(_) => instance_norm::grad_workspace(inputs[0]),

@@ -3,7 +3,6 @@
 use super::super::correlate::{Axis, Correlation, SourceLayout};
 use super::super::correlate_filters::FilterCorrelation;
 use super::super::layout::{padded, panels};
-use super::super::microkernel::MicroKernels;
 use super::{Binding, Routine, maps};
 use crate::graph::Shape;
 use crate::ops::Conv;
@@ -29,11 +28,10 @@ pub(super) fn forward(binding: &Binding<'_>) -> Routine {
     Box::new(move || correlation.run(x, w, bias, y))
 }
 
-fn filter_correlation(kernels: MicroKernels, inputs: &[Shape]) -> FilterCorrelation {
+fn filter_correlation(inputs: &[Shape]) -> FilterCorrelation {
     let (batch, planes, height, width) = window(inputs[0]);
     let (_, outputs, _, _) = maps(inputs[1]);
     FilterCorrelation {
-        kernels,
         conv: Conv::same(KERNEL),
         batch,
         planes,
@@ -46,13 +44,13 @@ fn filter_correlation(kernels: MicroKernels, inputs: &[Shape]) -> FilterCorrelat
 }
 
 pub(super) fn filter_grad_workspace(inputs: &[Shape]) -> usize {
-    filter_correlation(MicroKernels::new(super::super::InstructionSet::Portable), inputs).workspace()
+    filter_correlation(inputs).workspace()
 }
 
 pub(super) fn filter_grad(binding: &Binding<'_>) -> Routine {
-    let correlation = filter_correlation(binding.kernels, &binding.input_shapes);
+    let (correlation, kernels) = (filter_correlation(&binding.input_shapes), binding.kernels);
     let (x, dy, dw, workspace) = (binding.inputs[0], binding.inputs[1], binding.outputs[0], binding.workspace);
-    Box::new(move || correlation.run(x, dy, dw, workspace))
+    Box::new(move || correlation.run(kernels, (x, dy), (dw, workspace)))
 }
 
 /// Frames are data, so this gradient serves tests and curiosity: it is plain.

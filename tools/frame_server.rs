@@ -17,6 +17,8 @@ use std::io::{BufRead, Write};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+type Outcome<T> = std::result::Result<T, Box<dyn Error>>;
+
 #[derive(clap::Parser)]
 struct Arguments {
     #[arg(long)]
@@ -27,9 +29,11 @@ struct Arguments {
     threads: usize,
 }
 
-fn main() -> std::result::Result<(), Box<dyn Error>> {
+fn main() -> Outcome<()> {
     let arguments = <Arguments as clap::Parser>::parse();
-    let (network, mut session) = load(&arguments)?;
+    let (network, mut session, window) = load(&arguments)?;
+    let mut results =
+        [network.logits, network.probability].map(|id| session.read(id)).into_iter().collect::<Result<Vec<_>>>()?;
     for _ in 0..3 {
         session.run()?;
     }
@@ -38,8 +42,12 @@ fn main() -> std::result::Result<(), Box<dyn Error>> {
         let line = line?;
         match line.split_once(' ').unwrap_or((&line, "")) {
             ("run", "") => {
+                // As other engines do it: from a plain array to plain arrays.
                 let start = Instant::now();
+                session.write(network.window, &window)?;
                 session.run()?;
+                session.read_into(network.logits, results[0].data_mut())?;
+                session.read_into(network.probability, results[1].data_mut())?;
                 answer(&format!("{:.4}", start.elapsed().as_secs_f64() * 1e3))?;
             }
             ("steps", "") => answer(&step_table(session.as_mut())?)?,
@@ -60,7 +68,7 @@ fn answer(line: &str) -> std::io::Result<()> {
     out.flush()
 }
 
-fn load(arguments: &Arguments) -> std::result::Result<(CeNet, Box<dyn Session>), Box<dyn Error>> {
+fn load(arguments: &Arguments) -> Outcome<(CeNet, Box<dyn Session>, Vec<f32>)> {
     let weights = Weights::load(&arguments.weights)?;
     let bytes = std::fs::read(&arguments.input)?;
     let input = SafeTensors::deserialize(&bytes)?;
@@ -69,15 +77,13 @@ fn load(arguments: &Arguments) -> std::result::Result<(CeNet, Box<dyn Session>),
     let network = CeNet::build(weights.config(), 1, height, width)?;
     let device = CpuDevice::new(Some(arguments.threads))?;
     let outputs = [network.logits, network.probability];
-    let program = Program::lower(&network.graph, &outputs, device.target(), Placement::Shared)?;
+    let program = Program::lower(&network.graph, &outputs, &device, Placement::Shared)?;
     let mut session = device.load(program)?;
-    for (name, id) in &network.parameters {
-        session.write(*id, weights.get(name).ok_or("weights are complete")?.data())?;
-    }
+    weights.write_into(&network, |id, numbers| session.write(id, numbers))?;
     let numbers: Vec<f32> =
         input.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
     session.write(network.window, &numbers)?;
-    Ok((network, session))
+    Ok((network, session, numbers))
 }
 
 /// The least time of ten frames for each step, slowest first, with the rate of its arithmetic.
@@ -101,7 +107,7 @@ fn step_table(session: &mut dyn Session) -> Result<String> {
     Ok(table)
 }
 
-fn write_outputs(network: &CeNet, session: &dyn Session, path: &str) -> std::result::Result<(), Box<dyn Error>> {
+fn write_outputs(network: &CeNet, session: &dyn Session, path: &str) -> Outcome<()> {
     let tensors = [("logits", network.logits), ("probability", network.probability)]
         .map(|(name, id)| session.read(id).map(|tensor| (name, tensor)));
     let tensors = tensors.into_iter().collect::<Result<Vec<_>>>()?;
