@@ -10,6 +10,8 @@
 //! before anything is written for it.
 
 mod container;
+#[cfg(test)]
+mod tests;
 
 use super::{ClipInfo, ClipKind, ClipReader, Colour, Frame, MAX_PIXELS, Size, checked_size, without_panic};
 use crate::error::{Error, Result};
