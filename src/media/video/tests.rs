@@ -109,7 +109,6 @@ fn codecs_and_containers_of_angiography_archives_come_back_frame_by_frame() {
     for made in [
         recipe("mpeg4", "avi", Pixel::YUV420P, Range::MPEG),
         recipe("mjpeg", "avi", Pixel::YUVJ420P, Range::JPEG),
-        recipe("msmpeg4", "avi", Pixel::YUV420P, Range::MPEG),
         recipe("wmv1", "asf", Pixel::YUV420P, Range::MPEG),
         recipe("wmv2", "asf", Pixel::YUV420P, Range::MPEG),
         recipe("ffv1", "matroska", Pixel::YUV444P, Range::MPEG),
