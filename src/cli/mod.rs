@@ -30,7 +30,10 @@ enum Verb {
 
 /// Runs the verb that the command line names.
 pub fn main() -> ExitCode {
-    let Arguments { verb } = Arguments::parse();
+    let Arguments { verb } = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(refusal) => return refuse(&refusal),
+    };
     // A panic is reported below, as one sentence; with RUST_BACKTRACE its place and trace come before it.
     if std::env::var_os("RUST_BACKTRACE").is_none() {
         panic::set_hook(Box::new(|_| {}));
@@ -48,6 +51,30 @@ pub fn main() -> ExitCode {
     }
 }
 
+/// Help and version as they are; wrong usage as one line, like every other failure, with exit code 2.
+fn refuse(refusal: &clap::Error) -> ExitCode {
+    use clap::error::ErrorKind::{DisplayHelp, DisplayHelpOnMissingArgumentOrSubcommand, DisplayVersion};
+    if matches!(refusal.kind(), DisplayHelp | DisplayVersion | DisplayHelpOnMissingArgumentOrSubcommand) {
+        refusal.exit();
+    }
+    note(&format!("coronet: {}", usage_sentence(&refusal.render().to_string())));
+    ExitCode::from(2)
+}
+
+/// clap's paragraphs about wrong usage without the usage itself, which `--help` shows.
+fn usage_sentence(text: &str) -> String {
+    let about = |paragraph: &&str| !paragraph.starts_with("Usage:") && !paragraph.starts_with("For more information");
+    let said = text.trim_start_matches("error: ").split("\n\n").map(str::trim).filter(about);
+    let mut said: Vec<String> = said.map(one_line).collect();
+    said.push("see --help".into());
+    said.join("; ")
+}
+
+/// Without line breaks and indents.
+fn one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
 fn panic_text(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<String>().map(String::as_str);
     text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("a panic without a reason").to_owned()
@@ -55,8 +82,7 @@ fn panic_text(panic: &(dyn Any + Send)) -> String {
 
 /// One line on stderr, whatever line breaks a foreign message brings along.
 fn report(error: &Error) {
-    let sentence = error.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
-    note(&format!("coronet: {sentence}"));
+    note(&format!("coronet: {}", one_line(&error.to_string())));
 }
 
 /// A line on stderr. That nobody reads it any more is no reason to stop.
@@ -83,6 +109,14 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn wrong_usage_is_one_line() {
+        let text = "error: unexpected argument '--x' found\n\n  tip: a similar\n  argument exists: '--y'\n\n\
+                    Usage: coronet segment --y\n\nFor more information, try '--help'.\n";
+        let expected = "unexpected argument '--x' found; tip: a similar argument exists: '--y'; see --help";
+        assert_eq!(usage_sentence(text), expected);
     }
 
     struct Closed(io::ErrorKind);

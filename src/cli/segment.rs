@@ -33,7 +33,7 @@ pub struct Arguments {
     out: PathBuf,
 
     /// Segment only frames A up to, not including, B, counted from 0; their neighbours come from the whole clip
-    #[arg(long, value_name = "A..B")]
+    #[arg(long, value_name = "A..B", allow_hyphen_values = true)]
     frames: Option<FrameRange>,
 
     /// Probability from which on a pixel is vessel, 0 to 1

@@ -155,8 +155,9 @@ fn reader(path: &Path, format: ImageFormat) -> Result<image::ImageReader<BufRead
 }
 
 fn damaged(path: &Path, format: ImageFormat, cause: &str) -> Error {
-    // Decoders write more than one line at times; an error here is one sentence.
+    // Decoders write more than one line at times, and a full stop; an error here is one sentence without.
     let cause = cause.split_whitespace().collect::<Vec<_>>().join(" ");
+    let cause = cause.trim_end_matches('.');
     Error::media(path, format!("the {} image is damaged or of a kind not read: {cause}", name_of(format)))
 }
 

@@ -10,6 +10,8 @@
 //! before anything is written for it.
 
 mod container;
+#[cfg(test)]
+mod tests;
 
 use super::{ClipInfo, ClipKind, ClipReader, Colour, Frame, MAX_PIXELS, Size, checked_size, without_panic};
 use crate::error::{Error, Result};
@@ -243,12 +245,21 @@ impl Converter {
             let flags = unsafe { (*d.as_ptr()).flags };
             flags & u64::from(ffmpeg::ffi::AV_PIX_FMT_FLAG_RGB as u32 | ffmpeg::ffi::AV_PIX_FMT_FLAG_PAL as u32) != 0
         });
-        let (colour, target) = if is_rgb { (Colour::Rgb, Pixel::RGB24) } else { (Colour::Grey, Pixel::GRAY8) };
+        // SAFETY: as above.
+        let deep = descriptor.is_some_and(|d| unsafe { (*d.as_ptr()).comp[0].depth } > 8);
+        // libswscale expands what is deeper than 8 bits and not called grey from the narrow range, whatever it is
+        // told. From luminance to luminance it changes no range, and the first plane is all that is looked at.
+        let keeps_range = deep && source.full_range && !name.starts_with("gray");
+        let (colour, target) = match (is_rgb, keeps_range) {
+            (true, _) => (Colour::Rgb, Pixel::RGB24),
+            (false, true) => (Colour::Grey, Pixel::YUV420P),
+            (false, false) => (Colour::Grey, Pixel::GRAY8),
+        };
         let flags = scaling::Flags::BILINEAR | scaling::Flags::ACCURATE_RND | scaling::Flags::FULL_CHR_H_INT;
         let (width, height) = (size.width as u32, size.height as u32);
         let mut scaler = scaling::Context::get(source.format, width, height, target, width, height, flags)
             .map_err(|_| format!("has the pixel format {name}, which FFmpeg cannot convert"))?;
-        if !is_rgb {
+        if target == Pixel::GRAY8 {
             set_ranges(&mut scaler, source.full_range || name.starts_with("gray"), true);
         }
         Ok(Converter { source, colour, scaler, picture: ffmpeg::frame::Video::new(target, width, height) })

@@ -146,7 +146,8 @@ impl Config {
         let least = LEAST_BOTTLENECK * reduction;
         if !height.is_multiple_of(reduction) || !width.is_multiple_of(reduction) {
             return Err(Error::Request(format!(
-                "an input of {width}x{height} does not fit: with stem {} both sides must be multiples of {reduction}",
+                "an input of {width}x{height} does not fit: with stem {} both sides must be multiples of {reduction} \
+                 of at least {least}",
                 self.stem
             )));
         }

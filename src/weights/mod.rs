@@ -48,9 +48,11 @@ impl Weights {
         let file = SafeTensors::deserialize(bytes).map_err(no_file)?;
         let (_, header) = SafeTensors::read_metadata(bytes).map_err(no_file)?;
         let shapes = file.iter().map(|(name, view)| (name.to_owned(), view.shape().to_vec())).collect();
+        // A header that names another network says more than the first tensor that is missing.
+        let stated = stated_config(header.metadata().as_ref())?;
         let from_shapes = Config::from_shapes(&shapes)
             .map_err(|problem| format!("does not hold the weights of a 3D-2D CE-Net: it {problem}"))?;
-        if let Some(stated) = stated_config(header.metadata().as_ref())?
+        if let Some(stated) = stated
             && stated != from_shapes
         {
             return Err(format!("the header says {stated}, but the tensors are those of {from_shapes}"));

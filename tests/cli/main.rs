@@ -1,0 +1,13 @@
+//! Claims about the `coronet` binary: a real network over small clips made here, as its users run it.
+//!
+//! Every test has a fresh folder. The networks are small and seeded, the clips have frames that can be told apart,
+//! and what a run leaves is compared byte by byte.
+
+mod clips;
+mod end_to_end;
+mod options;
+mod place;
+mod refused_clips;
+mod refused_weights;
+mod results_folder;
+mod stopping;
