@@ -116,8 +116,7 @@ def serve_torch(files: Files, frames, threads: int) -> Callable:
 
     def forward() -> list:
         with torch.inference_mode():
-            stages = network.stages(x)
-        return [stages[name].numpy() for name in ("logits", "probability")]
+            return [output.numpy() for output in network.outputs(x)]
 
     return forward
 
@@ -271,8 +270,7 @@ def export_onnx(network, frames, path: Path) -> None:
             self.network = network
 
         def forward(self, x):
-            stages = self.network.stages(x)
-            return stages["logits"], stages["probability"]
+            return self.network.outputs(x)
 
     names = {"input_names": ["input"], "output_names": ["logits", "probability"]}
     with warnings.catch_warnings():

@@ -11,7 +11,7 @@ exports it to ONNX for the speed comparison.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -200,28 +200,44 @@ class CeNet3d(nn.Module):
         self.decoder1 = Decoder(w, w)
         self.head = Head(w, c.stem)
 
-    def stages(self, frames: Tensor) -> dict[str, Tensor]:
-        """Every intermediate result that has a name, in the order of computation."""
+    def walk(self, frames: Tensor) -> Iterator[tuple[str, Tensor]]:
+        """Every intermediate result that has a name, in the order of computation; keeps only what is still needed."""
         self.check_size(*frames.shape[-2:])
-        s: dict[str, Tensor] = {}
-        s["temporal"] = F.relu(self.temporal(frames)).squeeze(2)
-        s["stem"] = self.pool(F.relu(self.fuse_norm(self.fuse(s["temporal"]))))
-        s["encoder1"] = self.encoder1(s["stem"])
-        s["encoder2"] = self.encoder2(s["encoder1"])
-        s["encoder3"] = self.encoder3(s["encoder2"])
-        s["encoder4"] = self.encoder4(s["encoder3"])
-        s["dac"] = self.dac(s["encoder4"])
-        s["rmp"] = self.rmp(s["dac"])
-        s["decoder4"] = self.decoder4(s["rmp"]) + s["encoder3"]
-        s["decoder3"] = self.decoder3(s["decoder4"]) + s["encoder2"]
-        s["decoder2"] = self.decoder2(s["decoder3"]) + s["encoder1"]
-        s["decoder1"] = self.decoder1(s["decoder2"])
-        s["logits"] = self.head(s["decoder1"])
-        s["probability"] = torch.sigmoid(s["logits"])
-        return s
+        x = F.relu(self.temporal(frames)).squeeze(2)
+        yield "temporal", x
+        x = self.pool(F.relu(self.fuse_norm(self.fuse(x))))
+        yield "stem", x
+        skips = []
+        for name in ("encoder1", "encoder2", "encoder3", "encoder4"):
+            x = getattr(self, name)(x)
+            yield name, x
+            skips.append(x)
+        skips.pop()
+        for name in ("dac", "rmp"):
+            x = getattr(self, name)(x)
+            yield name, x
+        for name in ("decoder4", "decoder3", "decoder2", "decoder1"):
+            x = getattr(self, name)(x)
+            if skips:
+                x = x + skips.pop()
+            yield name, x
+        x = self.head(x)
+        yield "logits", x
+        yield "probability", torch.sigmoid(x)
+
+    def stages(self, frames: Tensor) -> dict[str, Tensor]:
+        """Every intermediate result that has a name."""
+        return dict(self.walk(frames))
+
+    def outputs(self, frames: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits and probability."""
+        logits = probability = frames
+        for _, value in self.walk(frames):
+            logits, probability = probability, value
+        return logits, probability
 
     def forward(self, frames: Tensor) -> Tensor:
-        return self.stages(frames)["logits"]
+        return self.outputs(frames)[0]
 
     def check_size(self, height: int, width: int) -> None:
         """Refuses sizes that the skips or the RMP's largest pool cannot work with."""

@@ -94,7 +94,7 @@ impl Config {
     /// # Errors
     /// Half a sentence naming the tensor.
     pub fn from_shapes(shapes: &BTreeMap<String, Vec<usize>>) -> Result<Config, String> {
-        let find = |name: &str| shapes.get(name).ok_or_else(|| format!("holds no tensor {name}"));
+        let find = |name: &str| shapes.get(name).ok_or_else(|| format!("it holds no tensor {name}"));
         let [outputs, in_channels, frames, _, _] = find("temporal.weight")?[..] else {
             return Err("temporal.weight must have five dimensions".into());
         };

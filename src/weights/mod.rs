@@ -51,7 +51,7 @@ impl Weights {
         // A header that names another network says more than the first tensor that is missing.
         let stated = stated_config(header.metadata().as_ref())?;
         let from_shapes = Config::from_shapes(&shapes)
-            .map_err(|problem| format!("does not hold the weights of a 3D-2D CE-Net: it {problem}"))?;
+            .map_err(|problem| format!("does not hold the weights of a 3D-2D CE-Net: {problem}"))?;
         if let Some(stated) = stated
             && stated != from_shapes
         {
@@ -104,7 +104,11 @@ impl Weights {
             Some(parent) if !parent.as_os_str().is_empty() => parent,
             _ => Path::new("."),
         };
-        let mut file = tempfile::NamedTempFile::new_in(folder).map_err(Error::io("write weights", path))?;
+        let mut builder = tempfile::Builder::new();
+        // Like any file a person makes, for others to read; temporary files are private otherwise.
+        #[cfg(unix)]
+        builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+        let mut file = builder.tempfile_in(folder).map_err(Error::io("write weights", path))?;
         file.write_all(&bytes).map_err(Error::io("write weights", path))?;
         file.as_file().sync_all().map_err(Error::io("write weights", path))?;
         file.persist(path).map_err(|error| Error::io("write weights", path)(error.error))?;

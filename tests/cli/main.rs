@@ -5,6 +5,7 @@
 
 mod clips;
 mod end_to_end;
+mod info;
 mod options;
 mod place;
 mod refused_clips;
