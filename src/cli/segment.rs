@@ -115,6 +115,7 @@ fn run_with(arguments: &Arguments, open_clip: OpenClip, open_network: OpenNetwor
     if let Some(frames) = frames {
         frames.within(reader.info().frames)?;
     }
+    check_apart(input, &arguments.out)?;
     let folder = ResultFolder::create(&arguments.out, arguments.overwrite)?;
     let mut network = open_network(weights, *device, *size, *threads)?;
 
@@ -133,6 +134,16 @@ fn run_with(arguments: &Arguments, open_clip: OpenClip, open_network: OpenNetwor
     } else {
         print(out, &closing_lines(&summary, &arguments.out))
     }
+}
+
+/// Refuses a clip's own folder: the contact sheet would be one of its frames from then on.
+fn check_apart(input: &Path, out: &Path) -> Result<()> {
+    let same = || Some(input.canonicalize().ok()? == out.canonicalize().ok()?);
+    if input.is_dir() && same() == Some(true) {
+        let place = out.display();
+        return Err(Error::Request(format!("{place} is the clip's own folder; choose another one for the results")));
+    }
+    Ok(())
 }
 
 /// What was made, where it lies and how fast it went, for people.

@@ -235,3 +235,31 @@ fn paths_with_spaces_and_foreign_letters_work() {
     place.segment(&input, 0, &place.at("out: é %02d")).assert().success();
     assert_eq!(within(&results(&place.at("out: é %02d")), "masks").len(), 2);
 }
+
+#[test]
+#[cfg(feature = "dicom")]
+fn a_real_cine_gets_96_masks_and_its_frames_as_images_get_the_same() {
+    let input = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data/rca_cine.dcm");
+    if !input.exists() {
+        eprintln!("skipped: {} is not there", input.display());
+        return;
+    }
+    let place = Place::new();
+    let out = place.at("out");
+    place.segment(&input, 1, &out).assert().success();
+    let left = results(&out);
+    assert_eq!(within(&left, "masks").keys().copied().collect::<Vec<_>>(), names(0..96));
+    let last = image::open(out.join("masks/0095.png")).unwrap();
+    assert_eq!((last.width(), last.height()), (512, 512));
+
+    let mut reader = coronet::media::open(&input).unwrap();
+    let frames: Vec<GrayImage> = std::iter::from_fn(|| reader.next_frame().unwrap())
+        .map(|frame| GrayImage::from_raw(512, 512, frame.into_grey().samples().to_vec()).unwrap())
+        .collect();
+    let images = clips::folder(place.at("images"), &frames);
+    place.segment(&images, 1, &out).args(["--overwrite", "--frames", "90..96"]).assert().success();
+    let part = results(&out);
+    for (name, mask) in within(&part, "masks") {
+        assert_eq!(mask, left[&format!("masks/{name}")], "{name}");
+    }
+}

@@ -57,7 +57,7 @@ fn what_is_missing_is_named_in_one_line() {
 fn sizes_that_the_network_cannot_work_on_are_refused_with_ones_that_it_can() {
     let place = Place::new();
     let input = clips::folder(place.at("clip"), &clips::frames(1));
-    let mut said = |side| {
+    let said = |side| {
         let mut command = place.segment_with(&input, &place.weights(1), &place.at("out"), side);
         place.refusal(&mut command)
     };

@@ -27,6 +27,16 @@ fn a_place_that_cannot_be_a_folder_is_refused() {
 }
 
 #[test]
+fn the_clips_own_folder_takes_no_results() {
+    let place = Place::new();
+    let input = clips::folder(place.at("clip"), &clips::frames(2));
+    let sentence = place.refusal(&mut place.segment(&input, 0, &input.join("../clip")));
+    assert!(sentence.ends_with("clip is the clip's own folder; choose another one for the results"), "{sentence}");
+    place.segment(&input, 0, &input.join("results")).assert().success();
+    place.segment(&input, 0, &input.join("results")).arg("--overwrite").assert().success();
+}
+
+#[test]
 fn a_file_system_that_takes_no_files_is_refused() {
     let place = Place::new();
     let input = clips::folder(place.at("clip"), &clips::frames(2));

@@ -108,6 +108,10 @@ pub(super) fn innermost(error: &(dyn std::error::Error + 'static)) -> String {
     while let Some(source) = error.source() {
         error = source;
     }
+    let io = error.downcast_ref::<std::io::Error>();
+    if io.is_some_and(|e| e.kind() == std::io::ErrorKind::UnexpectedEof) {
+        return "the data end too early".into();
+    }
     error.to_string()
 }
 

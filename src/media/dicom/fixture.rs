@@ -3,7 +3,10 @@
 use dicom_core::value::{DataSetSequence, PixelFragmentSequence, Value};
 use dicom_core::{DataElement, Length, PrimitiveValue, Tag, VR};
 use dicom_dictionary_std::{tags, uids};
+use dicom_encoding::adapters::EncodeOptions;
+use dicom_encoding::transfer_syntax::{Codec, TransferSyntaxIndex};
 use dicom_object::{FileMetaTableBuilder, InMemDicomObject};
+use dicom_transfer_syntax_registry::TransferSyntaxRegistry;
 use std::path::Path;
 
 /// An XA image of `frames` frames of 16x8 pixels, still without pixel data.
@@ -93,4 +96,64 @@ pub(in crate::media) fn run_length(planes: &[Vec<u8>]) -> Vec<u8> {
     header.resize(16, 0);
     body.resize(body.len().next_multiple_of(2), 0);
     header.into_iter().flat_map(u32::to_le_bytes).chain(body).collect()
+}
+
+/// One grey frame as JPEG lossless (ITU-T T.81 annex H, predictor 1, the sample to the left), `bits` a sample.
+pub(in crate::media) fn jpeg_lossless(samples: &[u16], width: usize, bits: u8) -> Vec<u8> {
+    let height = (samples.len() / width) as u8;
+    let mut stream = vec![0xFF, 0xD8, 0xFF, 0xC3, 0, 11, bits, 0, height, 0, width as u8, 1, 1, 0x11, 0];
+    // The 17 categories of differences, each with a code of five bits: its own number.
+    stream.extend([0xFF, 0xC4, 0, 36, 0, 0, 0, 0, 0, 17, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+    stream.extend(0..=16);
+    stream.extend([0xFF, 0xDA, 0, 8, 1, 1, 0, 1, 0, 0]);
+    let mut written = String::new();
+    for (at, &sample) in samples.iter().enumerate() {
+        let predicted = match at {
+            0 => 1 << (bits - 1),
+            // A row begins with the sample above.
+            _ if at % width == 0 => samples[at - width],
+            _ => samples[at - 1],
+        };
+        let difference = i32::from(sample.wrapping_sub(predicted) as i16);
+        let category = 32 - difference.unsigned_abs().leading_zeros() as usize;
+        written += &format!("{category:05b}");
+        if (1..16).contains(&category) {
+            let below = difference + if difference < 0 { (1 << category) - 1 } else { 0 };
+            written += &format!("{below:0category$b}");
+        }
+    }
+    while !written.len().is_multiple_of(8) {
+        written.push('1');
+    }
+    for byte in written.as_bytes().chunks(8) {
+        let byte = byte.iter().fold(0, |value, bit| value << 1 | (bit - b'0'));
+        stream.push(byte);
+        // What looks like a marker and is none is followed by a zero.
+        if byte == 0xFF {
+            stream.push(0);
+        }
+    }
+    stream.extend([0xFF, 0xD9]);
+    stream.resize(stream.len().next_multiple_of(2), 0);
+    stream
+}
+
+/// The only frame of `object`, 16-bit native samples, by the registry's own encoder for a transfer syntax.
+pub(in crate::media) fn encoded_by_the_registry(
+    mut object: InMemDicomObject,
+    samples: &[u16],
+    transfer_syntax: &str,
+) -> Vec<u8> {
+    let value = PrimitiveValue::U16(samples.iter().copied().collect());
+    object.put(DataElement::new(tags::PIXEL_DATA, VR::OW, value));
+    let meta = FileMetaTableBuilder::new().transfer_syntax(uids::EXPLICIT_VR_LITTLE_ENDIAN);
+    let native = object.with_meta(meta).unwrap();
+    let syntax = TransferSyntaxRegistry.get(transfer_syntax).unwrap();
+    let Codec::EncapsulatedPixelData(_, Some(encoder)) = syntax.codec() else {
+        panic!("{} has no encoder", syntax.name());
+    };
+    let mut stream = Vec::new();
+    encoder.encode_frame(&native, 0, EncodeOptions::default(), &mut stream).unwrap();
+    stream.resize(stream.len().next_multiple_of(2), 0);
+    stream
 }

@@ -127,6 +127,82 @@ fn run_length_frames_of_two_bytes_come_back() {
     });
 }
 
+/// A 16-bit image whose window shows the values 257 i as i.
+fn deep_image() -> dicom_object::InMemDicomObject {
+    let mut object = image(1, 16, 16);
+    text(&mut object, tags::WINDOW_CENTER, VR::DS, "32768");
+    text(&mut object, tags::WINDOW_WIDTH, VR::DS, "65536");
+    object
+}
+
+fn deep_samples() -> Vec<u16> {
+    (0..AREA as u16).map(|i| 257 * (i * i % 256)).collect()
+}
+
+fn shown(samples: &[u16]) -> Vec<u8> {
+    samples.iter().map(|sample| (sample / 257) as u8).collect()
+}
+
+#[test]
+fn jpeg_lossless_comes_back_exactly_in_8_and_16_bits() {
+    for syntax in [uids::JPEG_LOSSLESS, uids::JPEG_LOSSLESS_SV1] {
+        in_folder(|path| {
+            let samples: Vec<u16> = (0..AREA as u16).map(|i| i * i % 256).collect();
+            let frames = vec![jpeg_lossless(&samples, 16, 8), jpeg_lossless(&[255; AREA], 16, 8)];
+            save_fragments(path, image(2, 8, 8), syntax, vec![], frames);
+            let expected = samples.iter().map(|&sample| sample as u8).collect::<Vec<_>>();
+            assert_eq!(frames_of(path), [expected, vec![255; AREA]]);
+
+            let frame = jpeg_lossless(&deep_samples(), 16, 16);
+            save_fragments(path, deep_image(), syntax, vec![], vec![frame]);
+            assert_eq!(frames_of(path), [shown(&deep_samples())]);
+        });
+    }
+}
+
+#[test]
+fn jpeg_ls_comes_back_exactly() {
+    in_folder(|path| {
+        let frame = encoded_by_the_registry(deep_image(), &deep_samples(), uids::JPEGLS_LOSSLESS);
+        save_fragments(path, deep_image(), uids::JPEGLS_LOSSLESS, vec![], vec![frame]);
+        assert_eq!(frames_of(path), [shown(&deep_samples())]);
+    });
+}
+
+/// FFmpeg has the only encoder at hand.
+#[test]
+#[cfg(feature = "video")]
+fn jpeg_2000_comes_back_exactly() {
+    use ffmpeg_next as ffmpeg;
+    let Some(codec) = ffmpeg::encoder::find_by_name("libopenjpeg") else {
+        println!("skipped: this FFmpeg has no encoder libopenjpeg");
+        return;
+    };
+    let grey: Vec<u8> = (0..AREA).map(|i| (i * i % 256) as u8).collect();
+    let mut encoder = ffmpeg::codec::Context::new_with_codec(codec).encoder().video().unwrap();
+    encoder.set_width(16);
+    encoder.set_height(8);
+    encoder.set_format(ffmpeg::format::Pixel::GRAY8);
+    encoder.set_time_base((1, 25));
+    let options = [("format", "j2k"), ("irreversible", "0"), ("numresolution", "3")];
+    let mut encoder = encoder.open_with(options.into_iter().collect()).unwrap();
+    let mut picture = ffmpeg::frame::Video::new(ffmpeg::format::Pixel::GRAY8, 16, 8);
+    let stride = picture.stride(0);
+    for (row, source) in picture.data_mut(0).chunks_mut(stride).zip(grey.chunks(16)) {
+        row[..16].copy_from_slice(source);
+    }
+    encoder.send_frame(&picture).unwrap();
+    encoder.send_eof().unwrap();
+    let mut packet = ffmpeg::Packet::empty();
+    encoder.receive_packet(&mut packet).unwrap();
+    let mut frame = packet.data().unwrap().to_vec();
+    frame.resize(frame.len().next_multiple_of(2), 0);
+    in_folder(|path| {
+        save_fragments(path, image(1, 8, 8), uids::JPEG2000_LOSSLESS, vec![], vec![frame]);
+        assert_eq!(frames_of(path), [grey]);
+    });
+}
+
 #[test]
 fn frames_in_several_fragments_are_put_together_with_and_without_an_offset_table() {
     let mut fragments = Vec::new();
