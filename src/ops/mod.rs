@@ -1,7 +1,7 @@
 //! Operators, one file each: shapes, FLOPs, gradient rule, plain float64 reference and verification cases.
 //!
 //! Nothing here knows a device. The reference is slow and obvious on purpose: it is what every device is held to.
-//! To add an operator, write its file, name it in [`operators!`] and in [`all_cases`], and give each device one.
+//! To add an operator, write its file, name it in `operators!` and in [`all_cases`], and give each device one.
 
 mod add;
 mod case;
