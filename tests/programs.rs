@@ -106,6 +106,23 @@ fn statistics_are_not_differentiable_even_beside_the_maps() {
 }
 
 #[test]
+fn nothing_is_folded_past_a_node_that_needs_it_earlier() {
+    let mut graph = Graph::new();
+    let x = graph.input("x", Shape::maps(1, 3, 4, 4));
+    let gamma = graph.state("gamma", Shape::Channels { channels: 3 });
+    let normed = graph.apply("norm", InstanceNorm { epsilon: 1e-5 }, &[x, gamma, gamma]).unwrap();
+    let early = graph.sum_of_squares("early", &normed[1..]).unwrap();
+    let late = graph.relu("late", normed[0]).unwrap();
+    let device = CpuDevice::new(Some(1)).unwrap();
+    let program = Program::lower(&graph, &[early, late], &device, Placement::Shared).unwrap();
+    let names: Vec<&str> = program.steps().iter().map(|step| step.name.as_str()).collect();
+    assert_eq!(names, ["norm", "early", "late"]);
+    // Without the early reader the ReLU is folded into the norm.
+    let program = Program::lower(&graph, &[late], &device, Placement::Shared).unwrap();
+    assert_eq!(program.steps().len(), 1);
+}
+
+#[test]
 fn the_networks_cost_what_the_article_and_its_variants_cost() {
     // (width, stem, GMAC to two digits, million parameters to two digits), N = 2, 448x448.
     for (width, stem, gmac, parameters) in

@@ -58,6 +58,16 @@ impl<'a> Fusion<'a> {
         }
     }
 
+    /// Whether node `index` may run as late as node `to`: nothing in between needs its further results or replaces a
+    /// state that it reads.
+    fn may_wait(&self, index: usize, to: usize) -> bool {
+        let (node, nodes, updates) = (&self.graph.nodes()[index], self.graph.nodes(), self.graph.updates());
+        let replaces = |new| updates.iter().any(|(state, by)| by == new && node.inputs.contains(state));
+        let needs = |id| node.outputs[1..].contains(id);
+        let between = (index + 1..to).filter(|&other| self.live[other]).map(|other| &nodes[other]);
+        !between.into_iter().any(|other| other.inputs.iter().any(needs) || other.outputs.iter().any(replaces))
+    }
+
     /// The step of node `index` with its epilogue, and the position of the last node that went into it.
     fn absorb_epilogue(&mut self, index: usize) -> (usize, Step) {
         let node = &self.graph.nodes()[index];
@@ -66,6 +76,7 @@ impl<'a> Fusion<'a> {
         let mut epilogue = Epilogue::default();
         if allowed.residual
             && let Some((reader, add @ Node { op: Op::Add(_), .. })) = self.only_reader(result)
+            && self.may_wait(index, reader)
         {
             let other = if add.inputs[0] == result { add.inputs[1] } else { add.inputs[0] };
             inputs.push(other);
@@ -74,6 +85,7 @@ impl<'a> Fusion<'a> {
         }
         if allowed.relu
             && let Some((reader, relu @ Node { op: Op::Relu(_), .. })) = self.only_reader(result)
+            && self.may_wait(index, reader)
         {
             (result, position, epilogue.relu) = (relu.outputs[0], reader, true);
             self.absorbed[reader] = true;
