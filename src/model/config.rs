@@ -67,6 +67,9 @@ pub struct Config {
 /// Sides of the largest pooling cell of the residual multi-kernel pooling: the least bottleneck.
 const LEAST_BOTTLENECK: usize = 6;
 
+/// From this width on, one filter of the bottleneck alone has over 10^12 weights.
+const ABSURD_WIDTH: usize = 1 << 16;
+
 /// The longest side of an input, in pixels.
 const MOST_SIDE: usize = 16 * 1024;
 
@@ -74,11 +77,13 @@ impl Config {
     /// A network of base `width`, reading `neighbours` frames on each side of the middle one.
     ///
     /// # Errors
-    /// [`Error::Request`] unless `width` is a positive multiple of 4 up to 1024, `neighbours` is 0 to 3 and
+    /// [`Error::Request`] unless `width` is a positive multiple of 4 (below 65536, where no filter could be held any more), `neighbours` is 0 to 3 and
     /// `in_channels` is 1 or 3.
     pub fn new(width: usize, stem: Stem, neighbours: usize, in_channels: usize) -> Result<Config> {
-        if width == 0 || !width.is_multiple_of(4) || width > 1024 {
-            return Err(Error::Request(format!("the width must be a multiple of 4 from 4 to 1024, not {width}")));
+        if width == 0 || !width.is_multiple_of(4) || width >= ABSURD_WIDTH {
+            return Err(Error::Request(format!(
+                "the width must be a positive multiple of 4 below {ABSURD_WIDTH}, not {width}"
+            )));
         }
         if neighbours > 3 {
             return Err(Error::Request(format!("the network reads 0 to 3 neighbours on each side, not {neighbours}")));
@@ -198,8 +203,20 @@ mod tests {
     fn impossible_configurations_are_refused() {
         assert!(Config::new(6, Stem::Half, 1, 1).is_err());
         assert!(Config::new(0, Stem::Half, 1, 1).is_err());
+        assert!(Config::new(1 << 16, Stem::Half, 1, 1).is_err());
+        assert!(Config::new(usize::MAX - 3, Stem::Half, 1, 1).is_err());
         assert!(Config::new(8, Stem::Half, 4, 1).is_err());
         assert!(Config::new(8, Stem::Half, 1, 2).is_err());
+    }
+
+    #[test]
+    fn any_multiple_of_4_is_a_width_and_what_no_memory_holds_is_refused_by_shape() {
+        for width in [4, 12, 20, 100, 1028, 2048] {
+            let config = Config::new(width, Stem::Quarter, 1, 1).unwrap();
+            assert!(config.parameters().unwrap().iter().all(|(_, shape)| shape.elements() > 0), "{width}");
+        }
+        let absurd = Config::new((1 << 16) - 4, Stem::Half, 1, 1).unwrap();
+        assert!(absurd.parameters().unwrap_err().to_string().contains("too large"));
     }
 
     #[test]
