@@ -3,6 +3,7 @@
 //! Results go to stdout, everything else to stderr. Exit codes: 0 done, 1 failed, 2 wrong usage, 130 stopped by Ctrl-C.
 
 mod info;
+mod phantom;
 mod progress;
 mod segment;
 
@@ -25,6 +26,7 @@ struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Verb {
     Segment(segment::Arguments),
+    Phantom(phantom::Arguments),
     Info(info::Arguments),
 }
 
@@ -40,6 +42,7 @@ pub fn main() -> ExitCode {
     }
     let done = panic::catch_unwind(AssertUnwindSafe(|| match verb {
         Verb::Segment(arguments) => segment::run(&arguments),
+        Verb::Phantom(arguments) => phantom::run(&arguments),
         Verb::Info(arguments) => info::run(&arguments),
     }));
     match done.unwrap_or_else(|panic| Err(Error::Internal(panic_text(&*panic)))) {

@@ -73,23 +73,24 @@ impl Drop for Progress {
     }
 }
 
-impl Observer for Progress {
-    fn started(&self, frames: usize) {
+impl Progress {
+    /// From now on there are `total` frames to do.
+    pub fn begin(&self, total: usize) {
         match &self.0 {
             Display::Nothing => {}
             Display::Bar(bar) => {
-                bar.set_length(frames as u64);
+                bar.set_length(total as u64);
                 bar.reset();
             }
             Display::Lines(lines) => {
                 let now = Instant::now();
-                *lines.lock().unwrap_or_else(|e| e.into_inner()) =
-                    Lines { total: frames, done: 0, begun: now, told: now };
+                *lines.lock().unwrap_or_else(|e| e.into_inner()) = Lines { total, done: 0, begun: now, told: now };
             }
         }
     }
 
-    fn frame_done(&self, _report: &FrameReport) {
+    /// One more is done.
+    pub fn advance(&self) {
         match &self.0 {
             Display::Nothing => {}
             Display::Bar(bar) => bar.inc(1),
@@ -103,9 +104,24 @@ impl Observer for Progress {
             }
         }
     }
+}
+
+/// Whether Ctrl-C asked the run to stop.
+pub fn interrupted() -> bool {
+    INTERRUPTED.load(Ordering::SeqCst)
+}
+
+impl Observer for Progress {
+    fn started(&self, frames: usize) {
+        self.begin(frames);
+    }
+
+    fn frame_done(&self, _report: &FrameReport) {
+        self.advance();
+    }
 
     fn interrupted(&self) -> bool {
-        INTERRUPTED.load(Ordering::SeqCst)
+        interrupted()
     }
 }
 

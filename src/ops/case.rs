@@ -2,6 +2,7 @@
 
 use super::Op;
 use crate::graph::{Shape, Tensor};
+use crate::random::Random;
 
 /// How the data of a case is drawn.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -74,34 +75,7 @@ impl std::fmt::Display for Case {
     }
 }
 
-/// SplitMix64 (Steele, Lea, Flood 2014): small, seedable, the same everywhere.
-#[derive(Debug, Clone)]
-pub(crate) struct Random(u64);
-
 impl Random {
-    pub(crate) fn new(seed: u64) -> Random {
-        Random(seed)
-    }
-
-    fn bits(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// Uniform in (0, 1).
-    pub(crate) fn uniform(&mut self) -> f64 {
-        ((self.bits() >> 11) as f64 + 0.5) / (1u64 << 53) as f64
-    }
-
-    /// Normal with mean 0 and standard deviation 1 (Box-Muller).
-    pub(crate) fn normal(&mut self) -> f64 {
-        let (radius, angle) = ((-2.0 * self.uniform().ln()).sqrt(), std::f64::consts::TAU * self.uniform());
-        radius * angle.cos()
-    }
-
     fn draw(&mut self, data: Data) -> f64 {
         match data {
             Data::Integers => (self.bits() % 9) as f64 - 4.0,

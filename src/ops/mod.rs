@@ -22,7 +22,7 @@ mod temporal_conv;
 mod transposed_conv;
 
 pub use add::Add;
-pub(crate) use case::Random;
+
 pub use case::{Case, Data, Fit};
 pub use channel_sum::ChannelSum;
 pub use concatenate::{ChannelSlice, Concatenate};

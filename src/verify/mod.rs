@@ -83,7 +83,7 @@ pub fn verify_gradient(case: &Case, seed: u64) -> Result<Option<Verdict>> {
     let (mut graph, inputs, outputs) = graph_of(case)?;
     let cotangent = graph.input("cotangent", graph.shape(outputs[0]));
     let data: Vec<Tensor<f64>> = case.draw(seed).iter().map(Tensor::to_f64).collect();
-    let mut random = crate::ops::Random::new(seed ^ 0x5eed);
+    let mut random = crate::random::Random::new(seed ^ 0x5eed);
     let u = Tensor::from_fn(graph.shape(cotangent), |_| random.normal());
     let differentiable: Vec<ValueId> =
         inputs.iter().copied().filter(|&id| is_differentiable(case, &inputs, id)).collect();

@@ -6,7 +6,7 @@
 use crate::error::{Error, Result};
 use crate::graph::{Shape, Tensor, ValueId};
 use crate::model::{ARCHITECTURE, CeNet, Config, Stem};
-use crate::ops::Random;
+use crate::random::Random;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use std::collections::{BTreeMap, HashMap};
 use std::io::Write;
