@@ -285,7 +285,7 @@ pub struct Catheter {
 const OUTER: f64 = 1.0;
 const LUMEN: f64 = 0.72;
 /// What the wall attenuates, in 1/mm.
-const WALL: f64 = 0.085;
+const WALL: f64 = 0.14;
 
 impl Catheter {
     /// A catheter to `ostium`.

@@ -6,7 +6,7 @@ use crate::random::Random;
 const LONGEST: f32 = 0.25;
 const SHORTEST: f32 = 0.006;
 /// How amplitudes grow with wavelength: power spectra then fall with a slope of -2 - 2 x this.
-const GROWTH: f32 = 0.5;
+const GROWTH: f32 = 0.3;
 /// Texture beyond each edge that breathing may bring into view, as a share of the height.
 const MARGIN: f32 = 0.15;
 
