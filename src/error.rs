@@ -54,6 +54,9 @@ pub enum Error {
     /// The user stopped the run.
     #[error("stopped before the end; nothing was written")]
     Interrupted,
+    /// The user stopped a run whose parts are complete by themselves.
+    #[error("stopped before the end; {0} complete, nothing was half-written")]
+    InterruptedAfter(String),
     /// A mistake in Coronet itself: a panic in one of its threads.
     #[error("internal error, please report it: {0}")]
     Internal(String),

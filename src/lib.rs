@@ -55,6 +55,7 @@ pub mod post;
 pub mod program;
 mod random;
 pub mod segment;
+mod staging;
 pub mod verify;
 pub mod weights;
 

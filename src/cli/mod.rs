@@ -49,7 +49,7 @@ pub fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             report(&error);
-            ExitCode::from(if matches!(error, Error::Interrupted) { 130 } else { 1 })
+            ExitCode::from(if matches!(error, Error::Interrupted | Error::InterruptedAfter(_)) { 130 } else { 1 })
         }
     }
 }

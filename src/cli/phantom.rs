@@ -4,7 +4,7 @@ use super::print;
 use super::progress::{Progress, interrupted, listen_for_ctrl_c};
 use clap::{Args, ValueEnum, ValueHint};
 use coronet::media::Size;
-use coronet::phantom::{ClipOptions, Phantom, Preset, Settings, System, write_clip};
+use coronet::phantom::{ClipOptions, Phantom, Preset, Settings, System, check_clip_place, write_clip};
 use coronet::{Error, Result};
 use std::io;
 use std::num::NonZeroUsize;
@@ -130,6 +130,8 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let all: Vec<Settings> = (0..clips).map(|clip| settings(arguments, clip)).collect();
     // What is cheap to find wrong comes first.
     all.iter().try_for_each(Settings::check)?;
+    let places: Vec<PathBuf> = (0..clips).map(|clip| arguments.out.join(clip_name(clip))).collect();
+    places.iter().try_for_each(|place| check_clip_place(place, arguments.overwrite))?;
     let mut pool = rayon::ThreadPoolBuilder::new();
     if let Some(threads) = arguments.threads {
         pool = pool.num_threads(threads.get());
@@ -140,13 +142,16 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let progress = Progress::new(arguments.quiet);
     progress.begin(frames);
     let options = ClipOptions { overwrite: arguments.overwrite, video: !arguments.no_video };
-    for (clip, settings) in all.into_iter().enumerate() {
+    for (complete, (settings, place)) in all.into_iter().zip(&places).enumerate() {
         let phantom = Phantom::new(settings)?;
         let done = || {
             progress.advance();
             !interrupted()
         };
-        pool.install(|| write_clip(&phantom, &arguments.out.join(clip_name(clip)), options, &done))?;
+        pool.install(|| write_clip(&phantom, place, options, &done)).map_err(|error| match error {
+            Error::Interrupted if complete > 0 => Error::InterruptedAfter(count(complete, "clip")),
+            other => other,
+        })?;
     }
     drop(progress);
     if arguments.quiet {
@@ -154,12 +159,17 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     }
     let seconds = begun.elapsed().as_secs_f64();
     let text = format!(
-        "{clips} clip{} with {frames} frames in {}\n{:.1} frames/s over {seconds:.1} s",
-        if clips == 1 { "" } else { "s" },
+        "{} with {} in {}\n{:.1} frames/s over {seconds:.1} s",
+        count(clips, "clip"),
+        count(frames, "frame"),
         arguments.out.display(),
         frames as f64 / seconds,
     );
     print(&mut io::stdout().lock(), &text)
+}
+
+fn count(number: usize, what: &str) -> String {
+    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
 }
 
 fn clip_name(clip: usize) -> String {

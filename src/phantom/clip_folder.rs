@@ -2,7 +2,8 @@
 
 use super::{Phantom, PhantomFrame};
 use crate::error::{Error, Result};
-use crate::media::output::{mask_png, picture_png};
+use crate::media::output::{frame_digits, mask_png, picture_png};
+use crate::staging::Staging;
 use rayon::prelude::*;
 use std::fs;
 use std::path::Path;
@@ -23,8 +24,8 @@ const SCHEMA: &str = "coronet/phantom";
 
 /// Draws `phantom` into `folder`: `frames/NNNN.png`, `labels/NNNN.png`, `clip.mp4` and `phantom.json`.
 ///
-/// Frames are drawn by all threads of the current rayon pool. After each, `frame_done` is called; it returns whether to go on. Everything is
-/// written beside the final name and renamed when complete.
+/// Frames are drawn by all threads of the current rayon pool. After each, `frame_done` is called; it returns whether
+/// to go on. Everything is written into a hidden folder beside the final name and renamed when complete.
 ///
 /// # Errors
 /// [`Error::Request`] when the folder exists (and may not be replaced, or is no clip of the phantom's),
@@ -35,33 +36,38 @@ pub fn write_clip(
     options: ClipOptions,
     frame_done: &(dyn Fn() -> bool + Sync),
 ) -> Result<()> {
-    check_free(folder, options.overwrite)?;
-    let parent = match folder.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
+    check_clip_place(folder, options.overwrite)?;
+    let (parent, name) = match (folder.parent(), folder.file_name().and_then(|name| name.to_str())) {
+        (Some(parent), Some(name)) if parent.as_os_str().is_empty() => (Path::new("."), name),
+        (Some(parent), Some(name)) => (parent, name),
+        _ => return Err(Error::Request(format!("{} cannot be the name of a clip", folder.display()))),
     };
-    fs::create_dir_all(parent).map_err(Error::io("create", parent))?;
-    let mut builder = tempfile::Builder::new();
-    // Like any folder a person makes, for others to read; temporary folders are private otherwise.
-    #[cfg(unix)]
-    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o777));
-    let staging = builder.prefix(".coronet-").tempdir_in(parent).map_err(Error::io("write to", parent))?;
-    let clip = staging.path().join("clip");
-    for name in ["frames", "labels"] {
-        fs::create_dir_all(clip.join(name)).map_err(Error::io("write to", parent))?;
-    }
-    let truths = write_frames(phantom, &clip, options.video, frame_done)?;
+    let mut staging = Staging::create(parent)?;
+    let truths = write_frames(phantom, &staging, name, options.video, frame_done)
+        .map_err(|error| staging.with_final_path(error))?;
     let truth = serde_json::to_vec_pretty(&truth(phantom, &truths))
         .map_err(|e| Error::Internal(format!("the truth is not JSON: {e}")))?;
-    write(&clip.join(TRUTH), &truth)?;
-    if options.overwrite && folder.symlink_metadata().is_ok() {
-        fs::rename(folder, staging.path().join("replaced")).map_err(Error::io("replace", folder))?;
+    staging.write(&format!("{name}/{TRUTH}"), &truth)?;
+    staging.sync()?;
+    let aside = staging.path().join("replaced");
+    let replaces = folder.symlink_metadata().is_ok();
+    if replaces {
+        fs::rename(folder, &aside).map_err(Error::io("replace", folder))?;
     }
-    fs::rename(&clip, folder).map_err(Error::io("write", folder))
+    if let Err(error) = fs::rename(staging.path().join(name), folder) {
+        if replaces {
+            let _ = fs::rename(&aside, folder);
+        }
+        return Err(Error::io("write", folder)(error));
+    }
+    staging.settle()
 }
 
 /// Refuses to take the place of anything but a clip of the phantom's that may be replaced.
-fn check_free(folder: &Path, overwrite: bool) -> Result<()> {
+///
+/// # Errors
+/// [`Error::Request`] saying what stands there.
+pub fn check_clip_place(folder: &Path, overwrite: bool) -> Result<()> {
     if folder.symlink_metadata().is_err() {
         return Ok(());
     }
@@ -78,13 +84,14 @@ fn check_free(folder: &Path, overwrite: bool) -> Result<()> {
 
 fn write_frames(
     phantom: &Phantom,
-    clip: &Path,
+    staging: &Staging,
+    clip: &str,
     video: bool,
     frame_done: &(dyn Fn() -> bool + Sync),
 ) -> Result<Vec<serde_json::Value>> {
     let settings = phantom.settings();
-    let digits = settings.frames.saturating_sub(1).to_string().len().max(4);
-    let mut video = Video::create(video, &clip.join("clip.mp4"), phantom)?;
+    let digits = frame_digits(settings.frames);
+    let mut video = Video::create(video, &staging.stage(&format!("{clip}/clip.mp4"))?.path, phantom)?;
     let mut truths = Vec::with_capacity(settings.frames);
     // A video takes its frames in turn: they are drawn in groups, one frame for each thread.
     let group = rayon::current_num_threads().max(1);
@@ -94,8 +101,8 @@ fn write_frames(
             .map(|index| {
                 let drawn = phantom.frame(index)?;
                 let name = format!("{index:0digits$}.png");
-                write(&clip.join("frames").join(&name), &picture_png(&drawn.frame)?)?;
-                write(&clip.join("labels").join(&name), &mask_png(&drawn.mask)?)?;
+                staging.write(&format!("{clip}/frames/{name}"), &picture_png(&drawn.frame)?)?;
+                staging.write(&format!("{clip}/labels/{name}"), &mask_png(&drawn.mask)?)?;
                 if frame_done() { Ok(drawn) } else { Err(Error::Interrupted) }
             })
             .collect::<Result<_>>()?;
@@ -124,12 +131,6 @@ fn truth(phantom: &Phantom, frames: &[serde_json::Value]) -> serde_json::Value {
         "stenoses": phantom.stenoses(),
         "frames": frames,
     })
-}
-
-fn write(path: &Path, bytes: &[u8]) -> Result<()> {
-    let mut file = fs::File::create(path).map_err(Error::io("create", path))?;
-    std::io::Write::write_all(&mut file, bytes).map_err(Error::io("write", path))?;
-    file.sync_all().map_err(Error::io("write", path))
 }
 
 /// The clip as a video, where it is asked for and this build can write one.

@@ -24,7 +24,7 @@ mod texture;
 mod tree;
 mod tube;
 
-pub use clip_folder::{ClipOptions, write_clip};
+pub use clip_folder::{ClipOptions, check_clip_place, write_clip};
 pub use motion::Moment;
 pub use preset::Preset;
 pub use tree::{Stenosis, System};

@@ -7,6 +7,7 @@ mod clips;
 mod end_to_end;
 mod info;
 mod options;
+mod phantom;
 mod place;
 mod refused_clips;
 mod refused_weights;
