@@ -3,6 +3,8 @@
 //! A [`Device`] is a [`Target`] to lower for; loading a program gives a [`Session`], the program bound to its memory.
 
 pub mod cpu;
+mod isolation;
+mod layout;
 
 use crate::error::Result;
 use crate::graph::{Tensor, ValueId};

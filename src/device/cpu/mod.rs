@@ -14,11 +14,12 @@ mod ops;
 
 pub use microkernel::InstructionSet;
 
+use super::isolation::{Isolation, UNWRITTEN};
 use super::{Device, Session};
 use crate::error::{Error, Result};
 use crate::graph::{Shape, Source, ValueId};
 use crate::ops::Op;
-use crate::program::{Placement, Program, Span, Target};
+use crate::program::{Program, Span, Target};
 use memory::Arena;
 use microkernel::MicroKernels;
 use rayon::{ThreadPool, ThreadPoolBuilder};
@@ -94,12 +95,8 @@ struct CpuSession {
     // Routines hold views of the arena: they are dropped before it.
     routines: Vec<Routine>,
     arena: Arena,
-    /// With isolated values, the memory between them, which nobody may write.
-    guards: Vec<Span>,
+    isolation: Option<Isolation>,
 }
-
-/// What memory holds that was never written, where values are isolated: a NaN of its own.
-const UNWRITTEN: u32 = 0x7fc0_dead;
 
 impl CpuSession {
     fn new(device: &CpuDevice, program: Program) -> Result<CpuSession> {
@@ -125,64 +122,37 @@ impl CpuSession {
                 })
             })
             .collect();
-        let isolated = matches!(program.placement(), Placement::Isolated { .. });
-        let guards = if isolated { program.unused_spans() } else { Vec::new() };
-        Ok(CpuSession { program, pool: device.pool.clone(), routines, arena, guards })
+        let isolation = Isolation::of(&program);
+        Ok(CpuSession { program, pool: device.pool.clone(), routines, arena, isolation })
     }
 
     /// Runs all steps; `done` hears of each with the time it took.
     fn run_steps(&self, mut done: impl FnMut(usize, Duration) + Send) -> Result<()> {
-        if !self.guards.is_empty() {
-            self.poison();
+        if let Some(isolation) = &self.isolation {
+            self.poison(isolation);
         }
         self.pool.install(|| {
             for (step, routine) in self.routines.iter().enumerate() {
                 let start = Instant::now();
                 routine();
                 done(step, start.elapsed());
-                if !self.guards.is_empty() {
-                    self.check_bounds(step)?;
+                if let Some(isolation) = &self.isolation {
+                    // SAFETY: no routine is running.
+                    let numbers = |span: Span| unsafe { self.arena.region(span).all() };
+                    isolation.check(&self.program, step, layout::panels, numbers)?;
                 }
             }
             Ok(())
         })
     }
 
-    /// Makes reads of unwritten memory and writes outside of values show: all that is computed becomes NaN.
-    fn poison(&self) {
-        let computed = self.program.steps().iter().flat_map(|step| {
-            let outputs = step.outputs.iter().filter(|&&id| !self.program.is_update(id));
-            outputs.filter_map(|&id| self.program.span(id)).chain([step.workspace])
-        });
-        for span in computed.chain(self.guards.iter().copied()) {
+    /// Makes reads of unwritten memory and writes outside of values show.
+    fn poison(&self, isolation: &Isolation) {
+        for span in isolation.poisoned() {
             let region = self.arena.region(span);
             // SAFETY: only called under `&mut self` of the session, between routines.
             unsafe { region.slice_mut(0, region.len()).fill(f32::from_bits(UNWRITTEN)) };
         }
-    }
-
-    /// Names the step if it has written between values, or left something in the padding of its results.
-    fn check_bounds(&self, step: usize) -> Result<()> {
-        let name = &self.program.steps()[step].name;
-        // SAFETY: no routine is running.
-        let numbers = |span: Span| unsafe { self.arena.region(span).all() };
-        if let Some(span) = self.guards.iter().find(|span| numbers(**span).iter().any(|v| v.to_bits() != UNWRITTEN)) {
-            let problem = format!("{name} wrote outside its results, near number {} of the arena", span.offset);
-            return Err(Error::Device(problem));
-        }
-        for &id in &self.program.steps()[step].outputs {
-            let (shape, Some(span)) = (self.program.value(id).shape, self.program.span(id)) else { continue };
-            let (mut elements, mut clean) = (vec![0.0; shape.elements()], vec![0.0; span.len]);
-            layout::unpack(shape, numbers(span), &mut elements);
-            layout::pack(shape, &elements, &mut clean);
-            // Elements equal themselves unless they are NaN; padding must be 0 of either sign.
-            let differs = |(clean, found): (&f32, &f32)| clean != found && clean.to_bits() != found.to_bits();
-            if clean.iter().zip(numbers(span)).any(differs) {
-                let value = &self.program.value(id).name;
-                return Err(Error::Device(format!("{name} left numbers other than 0 in the padding of {value}")));
-            }
-        }
-        Ok(())
     }
 
     fn memory(&self, value: ValueId, elements: usize) -> Result<(Shape, memory::Region)> {

@@ -1,0 +1,69 @@
+//! What isolated values are for: steps that write outside their results, or read what nobody has written, are found.
+//!
+//! Before a run everything that steps compute, and the guards between values, is filled with a NaN of its own. After
+//! each step the guards must still hold it, and the padding of the step's results must be zero.
+
+use super::layout::{self, Panels};
+use crate::error::{Error, Result};
+use crate::program::{Placement, Program, Span};
+
+/// What memory holds that was never written.
+pub(super) const UNWRITTEN: u32 = 0x7fc0_dead;
+
+/// The ranges of an arena that a run is checked by.
+#[derive(Debug)]
+pub(super) struct Isolation {
+    computed: Vec<Span>,
+    guards: Vec<Span>,
+}
+
+impl Isolation {
+    /// `None` unless the program's values are isolated.
+    pub fn of(program: &Program) -> Option<Isolation> {
+        if !matches!(program.placement(), Placement::Isolated { .. }) {
+            return None;
+        }
+        let computed = program.steps().iter().flat_map(|step| {
+            let outputs = step.outputs.iter().filter(|&&id| !program.is_update(id));
+            outputs.filter_map(|&id| program.span(id)).chain([step.workspace])
+        });
+        Some(Isolation { computed: computed.collect(), guards: program.unused_spans() })
+    }
+
+    /// What to fill with [`UNWRITTEN`] before a run.
+    pub fn poisoned(&self) -> impl Iterator<Item = Span> + '_ {
+        self.computed.iter().chain(&self.guards).copied()
+    }
+
+    /// Names the step if it has written between values, or left something in the padding of its results; `numbers`
+    /// gives what a span of the arena holds.
+    ///
+    /// # Errors
+    /// [`Error::Device`].
+    pub fn check<'a>(
+        &self,
+        program: &Program,
+        step: usize,
+        panels: Panels,
+        numbers: impl Fn(Span) -> &'a [f32],
+    ) -> Result<()> {
+        let name = &program.steps()[step].name;
+        if let Some(span) = self.guards.iter().find(|span| numbers(**span).iter().any(|v| v.to_bits() != UNWRITTEN)) {
+            let problem = format!("{name} wrote outside its results, near number {} of the arena", span.offset);
+            return Err(Error::Device(problem));
+        }
+        for &id in &program.steps()[step].outputs {
+            let (shape, Some(span)) = (program.value(id).shape, program.span(id)) else { continue };
+            let (mut elements, mut clean) = (vec![0.0; shape.elements()], vec![0.0; span.len]);
+            layout::unpack(shape, panels, numbers(span), &mut elements);
+            layout::pack(shape, panels, &elements, &mut clean);
+            // Elements equal themselves unless they are NaN; padding must be 0 of either sign.
+            let differs = |(clean, found): (&f32, &f32)| clean != found && clean.to_bits() != found.to_bits();
+            if clean.iter().zip(numbers(span)).any(differs) {
+                let value = &program.value(id).name;
+                return Err(Error::Device(format!("{name} left numbers other than 0 in the padding of {value}")));
+            }
+        }
+        Ok(())
+    }
+}
