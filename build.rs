@@ -1,0 +1,319 @@
+//! Compiles `kernels/`: with feature `cuda` by nvcc, one fatbin for each file, embedded; with feature `emulator` by
+//! the host's C++ compiler, for the emulator. Neither needs a GPU.
+//!
+//! `CORONET_NVCC` names the nvcc to use, `CORONET_CUDA_ARCHS` (such as `90a` or `80,86`) the architectures. Compiled
+//! files are kept in `target/kernels` under a hash of all that went into them, so that other profiles and feature
+//! sets find them; beside each lies a table of the registers and shared memory of its kernels.
+
+use std::collections::hash_map::DefaultHasher;
+use std::env;
+use std::error::Error;
+use std::fmt::Write as _;
+use std::fs;
+use std::hash::{Hash, Hasher};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+
+type Result<T, E = Box<dyn Error>> = std::result::Result<T, E>;
+
+fn main() -> ExitCode {
+    println!("cargo::rerun-if-changed=build.rs");
+    let asked = |feature: &str| env::var_os(format!("CARGO_FEATURE_{feature}")).is_some();
+    let built = build(asked("CUDA"), asked("EMULATOR"));
+    match built {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(problem) => {
+            println!("cargo::error={problem}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn build(cuda: bool, emulator: bool) -> Result<()> {
+    if !cuda && !emulator {
+        return Ok(());
+    }
+    println!("cargo::rerun-if-changed=kernels");
+    let out = PathBuf::from(env::var_os("OUT_DIR").ok_or("cargo sets OUT_DIR")?);
+    let files = kernel_files()?;
+    if cuda {
+        cuda::compile(&files, &out)?;
+    }
+    #[cfg(feature = "emulator")]
+    emulator::compile(&files, &out)?;
+    Ok(())
+}
+
+/// A `.cu` file and the kernels in it.
+struct KernelFile {
+    stem: String,
+    path: PathBuf,
+    text: String,
+    kernels: Vec<String>,
+}
+
+fn kernel_files() -> Result<Vec<KernelFile>> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir("kernels")? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == "cu") {
+            let text = fs::read_to_string(&path)?;
+            let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+            files.push(KernelFile { stem, kernels: kernel_names(&text), path, text });
+        }
+    }
+    files.sort_by(|a, b| a.stem.cmp(&b.stem));
+    Ok(files)
+}
+
+/// The names after `__global__ void`, whatever `__launch_bounds__` stands between.
+fn kernel_names(text: &str) -> Vec<String> {
+    let heads = text.split("extern \"C\" __global__ void").skip(1);
+    heads
+        .filter_map(|head| {
+            let head = head.trim_start();
+            let head = match head.strip_prefix("__launch_bounds__(") {
+                Some(bounded) => bounded.split_once(')')?.1.trim_start(),
+                None => head,
+            };
+            head.split_once('(').map(|(name, _)| name.trim().to_owned())
+        })
+        .collect()
+}
+
+// ---- nvcc ----------------------------------------------------------------------------------------------------------
+
+mod cuda {
+    use super::*;
+
+    /// What kernels are compiled for, as far as the nvcc at hand knows it. PTX of the first is the floor for others.
+    const ARCHITECTURES: [&str; 9] = ["75", "80", "86", "87", "89", "90", "100", "110", "120"];
+
+    /// The oldest nvcc that compiles the kernels.
+    const OLDEST: (u32, u32) = (12, 4);
+
+    struct Nvcc {
+        program: PathBuf,
+        version: (u32, u32),
+        architectures: Vec<String>,
+    }
+
+    /// Compiles each file unless its result is kept, and writes `fatbins.rs`, the list of them, for the crate.
+    pub fn compile(files: &[KernelFile], out: &Path) -> Result<()> {
+        for variable in ["CORONET_NVCC", "CORONET_CUDA_ARCHS", "CUDA_HOME", "PATH"] {
+            println!("cargo::rerun-if-env-changed={variable}");
+        }
+        let nvcc = Nvcc::find()?;
+        let kept = kept_folder(out)?;
+        let mut list = String::from("const FATBINS: &[Fatbin] = &[\n");
+        for file in files {
+            let fatbin = nvcc.compile(file, &kept)?;
+            let (stem, kernels) = (&file.stem, &file.kernels);
+            writeln!(
+                list,
+                "    Fatbin {{ file: {stem:?}, kernels: &{kernels:?}, image: include_bytes!({fatbin:?}) }},"
+            )?;
+        }
+        list.push_str("];\n");
+        fs::write(out.join("fatbins.rs"), list)?;
+        println!("cargo::rustc-env=CORONET_NVCC_VERSION={}.{}", nvcc.version.0, nvcc.version.1);
+        println!("cargo::rustc-env=CORONET_CUDA_ARCHS={}", nvcc.architectures.join(", "));
+        Ok(())
+    }
+
+    /// `target/kernels`; OUT_DIR is `target/PROFILE/build/PACKAGE/out`, with the target triple before it when crossing.
+    fn kept_folder(out: &Path) -> Result<PathBuf> {
+        let folder = out.ancestors().nth(4).unwrap_or(out).join("kernels");
+        fs::create_dir_all(&folder)?;
+        Ok(folder)
+    }
+
+    impl Nvcc {
+        fn find() -> Result<Nvcc> {
+            let folder = |variable: &str| env::var_os(variable).map(|folder| PathBuf::from(folder).join("bin/nvcc"));
+            let on_path = env::var_os("PATH").and_then(|path| {
+                env::split_paths(&path).map(|folder| folder.join("nvcc")).find(|program| program.is_file())
+            });
+            let fetched = Path::new(".tools/cuda/nvidia/cu13/bin/nvcc");
+            let named = env::var_os("CORONET_NVCC").map(PathBuf::from);
+            if let Some(missing) = named.as_ref().filter(|program| !program.is_file()) {
+                return Err(format!("CORONET_NVCC names {}, which is no file", missing.display()).into());
+            }
+            let places = [named, folder("CUDA_HOME"), on_path, Some(fetched.to_path_buf())];
+            let program = places.into_iter().flatten().find(|program| program.is_file()).ok_or(
+                "the feature `cuda` needs nvcc: run `tools/setup build`, which fetches one, or set CORONET_NVCC or \
+                 CUDA_HOME, or build with --no-default-features and the features wanted",
+            )?;
+            // A path that does not exist would make cargo run this script every time.
+            println!("cargo::rerun-if-changed={}", program.display());
+            let version = version_of(&program)?;
+            if version < OLDEST {
+                let ((major, minor), program) = (version, program.display());
+                return Err(format!("{program} is of CUDA {major}.{minor}, but the kernels need 12.4 or newer").into());
+            }
+            let architectures = architectures_of(&program)?;
+            Ok(Nvcc { program, version, architectures })
+        }
+
+        fn flags(&self) -> Vec<String> {
+            let mut flags: Vec<String> =
+                ["-fatbin", "-O3", "-std=c++17", "--threads", "2", "-Xptxas", "-v,-warn-spills", "-I", "kernels"]
+                    .map(String::from)
+                    .to_vec();
+            for architecture in &self.architectures {
+                flags.push(format!("-gencode=arch=compute_{architecture},code=sm_{architecture}"));
+            }
+            // Architecture-specific PTX (`90a`) runs nowhere else, so it is no floor.
+            if let Some(lowest) = self.architectures.first().filter(|name| !name.ends_with('a')) {
+                flags.push(format!("-gencode=arch=compute_{lowest},code=compute_{lowest}"));
+            }
+            flags
+        }
+
+        /// The fatbin of a file.
+        fn compile(&self, file: &KernelFile, kept: &Path) -> Result<PathBuf> {
+            let flags = self.flags();
+            let mut hasher = DefaultHasher::new();
+            (&file.text, fs::read_to_string("kernels/primitives.cuh")?, &flags, self.version).hash(&mut hasher);
+            let fatbin = kept.join(format!("{}-{:016x}.fatbin", file.stem, hasher.finish()));
+            if fatbin.is_file() {
+                return Ok(fatbin);
+            }
+            // Builds that run side by side must not see half a file.
+            let unfinished = fatbin.with_extension(format!("{}.unfinished", std::process::id()));
+            let mut command = Command::new(&self.program);
+            command.args(&flags).arg("-o").arg(&unfinished).arg(&file.path);
+            let output = command.output().map_err(|e| format!("cannot run {}: {e}", self.program.display()))?;
+            let report = String::from_utf8_lossy(&output.stderr);
+            if !output.status.success() {
+                return Err(complaint(&file.path, "does not compile", &report).into());
+            }
+            let resources = resources(&report);
+            if let Some(line) = resources.iter().find(|line| !line.ends_with(" 0 bytes in local memory")) {
+                return Err(
+                    complaint(&file.path, &format!("keeps what belongs in registers in memory: {line}"), "").into()
+                );
+            }
+            fs::write(fatbin.with_extension("txt"), resources.join("\n") + "\n")?;
+            fs::rename(&unfinished, &fatbin)?;
+            Ok(fatbin)
+        }
+    }
+
+    fn complaint(path: &Path, what: &str, report: &str) -> String {
+        report
+            .lines()
+            .filter(|line| !line.starts_with("ptxas info"))
+            .for_each(|line| println!("cargo::warning={line}"));
+        format!("{} {what}", path.display())
+    }
+
+    /// From ptxas's report, a line for each kernel and architecture: name, architecture, registers and shared bytes
+    /// as ptxas says them, and the bytes of local memory: spilled registers and arrays that are indexed at run time.
+    fn resources(report: &str) -> Vec<String> {
+        let (mut lines, mut kernel, mut local) = (Vec::new(), String::new(), 0u64);
+        for line in report.lines() {
+            if let Some((_, entry)) = line.split_once("Compiling entry function ") {
+                kernel = entry.replace("' for '", " ").replace('\'', "");
+                local = 0;
+            } else if line.contains("bytes spill stores") {
+                local = line.split(',').filter_map(first_number).sum();
+            } else if let Some((_, used)) = line.split_once(": Used ") {
+                lines.push(format!("{kernel}: {used}, {local} bytes in local memory"));
+            }
+        }
+        lines.sort();
+        lines
+    }
+
+    fn first_number(text: &str) -> Option<u64> {
+        text.split_whitespace().find_map(|word| word.parse().ok())
+    }
+
+    fn said_by(program: &Path, argument: &str) -> Result<String> {
+        let output = Command::new(program).arg(argument).output();
+        let output = output.map_err(|problem| format!("cannot run {}: {problem}", program.display()))?;
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// `release 13.0, V13.0.88` in what `nvcc --version` says.
+    fn version_of(program: &Path) -> Result<(u32, u32)> {
+        let said = said_by(program, "--version")?;
+        let release = said.split("release ").nth(1).and_then(|rest| rest.split(',').next());
+        let version = release.and_then(|release| release.split_once('.'));
+        let parsed = version.and_then(|(major, minor)| Some((major.parse().ok()?, minor.parse().ok()?)));
+        parsed.ok_or_else(|| format!("{} does not say which version it is", program.display()).into())
+    }
+
+    /// The architectures to compile for: `CORONET_CUDA_ARCHS`, or those of [`ARCHITECTURES`] that this nvcc knows.
+    fn architectures_of(program: &Path) -> Result<Vec<String>> {
+        if let Some(wanted) = env::var("CORONET_CUDA_ARCHS").ok().filter(|wanted| !wanted.trim().is_empty()) {
+            return Ok(wanted.split([',', ' ']).filter(|name| !name.is_empty()).map(str::to_owned).collect());
+        }
+        let known = said_by(program, "--list-gpu-arch")?;
+        let known: Vec<&str> = known.lines().filter_map(|line| line.trim().strip_prefix("compute_")).collect();
+        Ok(ARCHITECTURES.iter().filter(|name| known.contains(name)).map(|name| (*name).to_owned()).collect())
+    }
+}
+
+// ---- emulator ------------------------------------------------------------------------------------------------------
+
+#[cfg(feature = "emulator")]
+mod emulator {
+    use super::*;
+
+    /// Kernels that do wrong on purpose, for the emulator's own tests; nvcc never sees them.
+    const PROBES: &str = "kernels/emulator/probes.cu";
+
+    /// Compiles emulator and kernels into one static library, and writes `emulated.rs`, the list of the kernel lists.
+    pub fn compile(files: &[KernelFile], out: &Path) -> Result<()> {
+        let text = fs::read_to_string(PROBES)?;
+        let probes = KernelFile { stem: "probes".into(), path: PROBES.into(), kernels: kernel_names(&text), text };
+        let mut library = cc::Build::new();
+        library.cpp(true).std("c++17").include("kernels").opt_level(3).warnings(true);
+        // As the device adds and multiplies unless told otherwise, but without an instruction that is missing here.
+        library.define("CORONET_ARCH", "80");
+        let (mut tables, mut names) = (String::new(), String::new());
+        for file in files.iter().chain([&probes]) {
+            let symbol = format!("coronet_kernels_{}", file.stem);
+            let source = out.join(format!("{}.cpp", file.stem));
+            fs::write(&source, table_source(file, &symbol)?)?;
+            library.file(source);
+            writeln!(tables, "unsafe extern \"C\" {{ static {symbol}: Kernel; }}")?;
+            writeln!(names, "    &raw const {symbol},")?;
+        }
+        for part in ["fiber.cpp", "memory.cpp", "multiprocessor.cpp", "interface.cpp"] {
+            library.file(Path::new("kernels/emulator").join(part));
+        }
+        library.try_compile("coronet_emulated").map_err(|e| format!("the emulator does not compile: {e}"))?;
+        compile_switch()?;
+        let list = format!("{tables}fn tables() -> [*const Kernel; {}] {{ [\n{names}] }}\n", files.len() + 1);
+        fs::write(out.join("emulated.rs"), list)?;
+        Ok(())
+    }
+
+    /// The file itself and, after it, its list of kernels.
+    fn table_source(file: &KernelFile, symbol: &str) -> Result<String> {
+        let path = fs::canonicalize(&file.path)?;
+        let entries: String = file.kernels.iter().map(|name| format!("    KERNEL({name}),\n")).collect();
+        let head = format!("#include {path:?}\n\n#include \"emulator/kernel.h\"\n\n");
+        Ok(format!(
+            "{head}extern \"C\" const emulator::Kernel {symbol}[] = {{\n{entries}    {{nullptr, nullptr}},\n}};\n"
+        ))
+    }
+
+    /// The stack switch of the processor compiled for.
+    fn compile_switch() -> Result<()> {
+        let processor = env::var("CARGO_CFG_TARGET_ARCH")?;
+        let source = PathBuf::from(format!("kernels/emulator/fiber_{processor}.S"));
+        if !source.is_file() {
+            return Err(format!("the emulator has no stack switch for {processor}: build without `emulator`").into());
+        }
+        let mut library = cc::Build::new();
+        library
+            .file(source)
+            .try_compile("coronet_switch")
+            .map_err(|e| format!("the stack switch does not assemble: {e}"))?;
+        Ok(())
+    }
+}

@@ -1,0 +1,332 @@
+// The scheduler: which fiber runs next, what barriers and collectives wait for, when asynchronous copies happen.
+
+#include "multiprocessor.h"
+
+#include "memory.h"
+
+#include <algorithm>
+#include <cstdarg>
+#include <cstdio>
+#include <cstring>
+#include <exception>
+#include <map>
+#include <numeric>
+
+namespace emulator {
+
+thread_local Position here;
+
+namespace {
+
+constexpr unsigned WARP = 32;
+constexpr unsigned MOST_THREADS = 1024;
+// The least that a block can have among the architectures from sm_80 on (86, 89 and 120: 99 KB).
+constexpr size_t MOST_SHARED = 99 << 10;
+// What may be declared rather than asked for at launch.
+constexpr size_t MOST_STATIC_SHARED = 48 << 10;
+// Shared memory starts at such a multiple on a GPU; swizzled layouts rely on it.
+constexpr size_t SHARED_ALIGNMENT = 1024;
+// Bytes around shared memory and between its arrays that nobody may write.
+constexpr size_t SHARED_GUARD = 64;
+constexpr unsigned char GUARD_BYTE = 0xa5;
+// Every float and half of this byte is NaN.
+constexpr unsigned char POISON_BYTE = 0xff;
+
+size_t rounded_up(size_t bytes, size_t multiple) { return (bytes + multiple - 1) / multiple * multiple; }
+
+uint64_t count(dim3 size) { return uint64_t(size.x) * size.y * size.z; }
+
+uint3 position(uint64_t index, dim3 size) {
+    return {unsigned(index % size.x), unsigned(index / size.x % size.y), unsigned(index / size.x / size.y)};
+}
+
+}  // namespace
+
+Multiprocessor& Multiprocessor::current() {
+    thread_local Multiprocessor mine;
+    return mine;
+}
+
+// ---- a launch ------------------------------------------------------------------------------------------------------
+
+std::string Multiprocessor::run(const Launch& launch) {
+    problem_ = check(launch);
+    if (!problem_.empty()) return problem_;
+    launch_ = &launch;
+    random_state_ = launch.schedule.seed;
+    threads_.resize(count(launch.block));
+    if (!stacks_.reserve(threads_.size())) return "the host has no memory for the stacks of a block";
+    shared_.resize(SHARED_ALIGNMENT + SHARED_GUARD + MOST_SHARED + MOST_STATIC_SHARED + SHARED_GUARD);
+    size_t misaligned = reinterpret_cast<uintptr_t>(shared_.data() + SHARED_GUARD) % SHARED_ALIGNMENT;
+    shared_start_ = SHARED_GUARD + (misaligned ? SHARED_ALIGNMENT - misaligned : 0);
+    here.block_size = launch.block;
+    here.grid_size = launch.grid;
+    for (uint64_t block : block_order()) {
+        here.block = position(block, launch.grid);
+        start_block();
+        // The block's last thread, or the first that fails, comes back here.
+        coronet_switch_fiber(&launcher_, next_thread());
+        if (problem_.empty()) finish_block();
+        if (!problem_.empty()) break;
+    }
+    launch_ = nullptr;
+    return problem_;
+}
+
+std::string Multiprocessor::check(const Launch& launch) const {
+    std::string kernel = std::string("kernel ") + launch.name;
+    if (count(launch.grid) == 0 || count(launch.block) == 0) return kernel + " is launched without threads";
+    if (count(launch.block) > MOST_THREADS) {
+        return kernel + " is launched with " + std::to_string(count(launch.block)) + " threads a block, the most are 1024";
+    }
+    if (launch.grid.y > 65535 || launch.grid.z > 65535) return kernel + " is launched with more than 65535 blocks in y or z";
+    if (launch.shared_bytes > MOST_SHARED) {
+        return kernel + " asks for " + std::to_string(launch.shared_bytes) + " bytes of shared memory, the most are " +
+               std::to_string(MOST_SHARED);
+    }
+    return "";
+}
+
+std::vector<uint64_t> Multiprocessor::block_order() {
+    std::vector<uint64_t> order(count(launch_->grid));
+    std::iota(order.begin(), order.end(), uint64_t(0));
+    if (launch_->schedule.order == Order::Reversed) std::reverse(order.begin(), order.end());
+    if (launch_->schedule.order == Order::Random) {
+        for (size_t left = order.size(); left > 1; left--) std::swap(order[left - 1], order[random() % left]);
+    }
+    return order;
+}
+
+void Multiprocessor::start_block() {
+    size_t size = threads_.size();
+    shared_end_ = shared_start_ + launch_->shared_bytes;
+    memset(shared_.data(), GUARD_BYTE, shared_.size());
+    memset(shared_.data() + shared_start_, POISON_BYTE, launch_->shared_bytes);
+    arrays_.clear();
+    meetings_.clear();
+    ready_.clear();
+    alive_ = unsigned(size);
+    at_barrier_ = 0;
+    for (size_t i = 0; i < size; i++) {
+        Thread& thread = threads_[i];
+        thread.stack_pointer = stacks_.prepare(i, enter_thread);
+        thread.index = position(i, launch_->block);
+        thread.waits_at = "its start";
+        thread.ended = false;
+        thread.copies.clear();
+        thread.groups.clear();
+    }
+    // The list is taken from its end.
+    bool reversed = launch_->schedule.order == Order::Reversed;
+    for (size_t i = 0; i < size; i++) ready_.push_back(unsigned(reversed ? i : size - 1 - i));
+}
+
+/// Finds what a block may leave behind that it should not.
+void Multiprocessor::finish_block() {
+    auto untouched = [&](size_t from, size_t to) {
+        return std::all_of(shared_.begin() + from, shared_.begin() + to, [](unsigned char b) { return b == GUARD_BYTE; });
+    };
+    size_t dynamic_end = shared_start_ + launch_->shared_bytes;
+    bool clean = untouched(0, shared_start_) && untouched(dynamic_end, dynamic_end + SHARED_GUARD) &&
+                 untouched(shared_end_, std::min(shared_end_ + SHARED_GUARD, shared_.size()));
+    if (!clean) {
+        problem_ = std::string("kernel ") + launch_->name + " wrote outside its shared memory in block (" +
+                   std::to_string(here.block.x) + ", " + std::to_string(here.block.y) + ", " +
+                   std::to_string(here.block.z) + ")";
+    }
+}
+
+// ---- threads -------------------------------------------------------------------------------------------------------
+
+/// Where every fiber starts; it never returns.
+void Multiprocessor::enter_thread() {
+    Multiprocessor& self = current();
+    try {
+        self.launch_->entry(self.launch_->arguments);
+    } catch (const std::exception& error) {
+        self.fail("the emulator failed: %s", error.what());
+    }
+    Thread& thread = self.threads_[self.running_];
+    if (!thread.copies.empty()) self.fail("the kernel ended with asynchronous copies that it never waited for");
+    thread.ended = true;
+    self.alive_--;
+    if (self.at_barrier_ > 0) self.report_deadlock();
+    self.resume_next();
+    __builtin_unreachable();
+}
+
+/// Takes the next thread from the ready list and makes it the running one.
+void* Multiprocessor::next_thread() {
+    if (launch_->schedule.order == Order::Random) std::swap(ready_[random() % ready_.size()], ready_.back());
+    running_ = ready_.back();
+    ready_.pop_back();
+    here.thread = threads_[running_].index;
+    here.linear = running_;
+    return threads_[running_].stack_pointer;
+}
+
+/// Leaves the running thread for one that can run, or for the launcher when all have ended.
+void Multiprocessor::resume_next() {
+    void** leave = &threads_[running_].stack_pointer;
+    if (ready_.empty() && alive_ > 0) report_deadlock();
+    coronet_switch_fiber(leave, ready_.empty() ? launcher_ : next_thread());
+}
+
+void Multiprocessor::wait_at(const char* what) {
+    threads_[running_].waits_at = what;
+    resume_next();
+}
+
+void Multiprocessor::barrier() {
+    if (++at_barrier_ < threads_.size()) {
+        if (alive_ < threads_.size()) {
+            threads_[running_].waits_at = "__syncthreads";
+            report_deadlock();
+        }
+        wait_at("__syncthreads");
+        return;
+    }
+    at_barrier_ = 0;
+    for (size_t i = threads_.size(); i-- > 0;) {
+        if (i != running_) ready_.push_back(unsigned(i));
+    }
+}
+
+void Multiprocessor::collective(const char* name, unsigned mask, void* mine, Collective perform) {
+    unsigned warp = here.linear / WARP, lane = here.lane();
+    if (!(mask >> lane & 1)) fail("%s: lane %u calls with mask %08x, which it is not in", name, lane, mask);
+    size_t index = 0;
+    while (index < meetings_.size() && (meetings_[index].warp != warp || !(meetings_[index].mask & mask))) index++;
+    if (index == meetings_.size()) meetings_.push_back({name, perform, warp, mask, 0, {}});
+    Meeting& meeting = meetings_[index];
+    if (meeting.mask != mask || meeting.perform != perform || strcmp(meeting.name, name) != 0) {
+        fail("lane %u is at %s with mask %08x while others of its warp wait at %s with mask %08x", lane, name, mask,
+             meeting.name, meeting.mask);
+    }
+    meeting.lanes[lane] = mine;
+    meeting.arrived |= 1u << lane;
+    if (meeting.arrived != mask) {
+        wait_at(name);
+        return;
+    }
+    if (perform != nullptr) perform(meeting.lanes, mask);
+    meetings_.erase(meetings_.begin() + ptrdiff_t(index));
+    for (unsigned other = WARP; other-- > 0;) {
+        if (mask >> other & 1 && other != lane) ready_.push_back(warp * WARP + other);
+    }
+}
+
+// ---- what goes wrong -----------------------------------------------------------------------------------------------
+
+void Multiprocessor::fail(const char* format, ...) {
+    char text[400];
+    va_list values;
+    va_start(values, format);
+    vsnprintf(text, sizeof text, format, values);
+    va_end(values);
+    problem_ = place() + text;
+    abandon_block();
+}
+
+/// The block's other threads are never entered again; the next block starts on fresh stacks. Whatever frames are left
+/// behind must hold nothing that has to be given back.
+void Multiprocessor::abandon_block() {
+    void* forgotten;
+    coronet_switch_fiber(&forgotten, launcher_);
+    __builtin_unreachable();
+}
+
+std::string Multiprocessor::place() const {
+    char text[200];
+    snprintf(text, sizeof text, "kernel %s, block (%u, %u, %u), thread (%u, %u, %u): ", launch_->name, here.block.x,
+             here.block.y, here.block.z, here.thread.x, here.thread.y, here.thread.z);
+    return text;
+}
+
+void Multiprocessor::report_deadlock() {
+    {
+        std::map<std::string, unsigned> places;
+        for (const Thread& thread : threads_) places[thread.ended ? "" : thread.waits_at]++;
+        problem_ = place() + "the block can never go on: ";
+        for (const auto& [waits_at, threads] : places) {
+            problem_ += &waits_at == &places.begin()->first ? "" : ", ";
+            problem_ += std::to_string(threads) + (waits_at.empty() ? " threads have ended" : " wait at " + waits_at);
+        }
+    }
+    abandon_block();
+}
+
+// ---- shared memory and asynchronous copies ---------------------------------------------------------------------------
+
+void* Multiprocessor::static_shared(const void* site, size_t bytes) {
+    for (const SharedArray& array : arrays_) {
+        if (array.site == site) return shared_.data() + array.offset;
+    }
+    size_t offset = shared_start_ + rounded_up(shared_end_ - shared_start_ + SHARED_GUARD, SHARED_GUARD);
+    size_t dynamic_end = shared_start_ + launch_->shared_bytes;
+    if (offset + bytes - dynamic_end > MOST_STATIC_SHARED || offset + bytes - shared_start_ > MOST_SHARED) {
+        fail("it declares too much shared memory: the most are %zu bytes, %zu with what the launch asks for",
+             MOST_STATIC_SHARED, MOST_SHARED);
+    }
+    arrays_.push_back({site, offset});
+    memset(shared_.data() + offset, POISON_BYTE, bytes);
+    shared_end_ = offset + bytes;
+    return shared_.data() + offset;
+}
+
+void Multiprocessor::copy_async(void* to, const void* from, unsigned bytes, unsigned source_bytes) {
+    auto target = static_cast<unsigned char*>(to);
+    auto shared_end = shared_.data() + shared_end_, shared_start = shared_.data() + shared_start_;
+    if ((reinterpret_cast<uintptr_t>(to) | reinterpret_cast<uintptr_t>(from)) % bytes != 0) {
+        fail("an asynchronous copy of %u bytes is not aligned to its size", bytes);
+    }
+    if (target < shared_start || target + bytes > shared_end) {
+        fail("an asynchronous copy writes outside the block's shared memory");
+    }
+    if (source_bytes > 0 && bytes_left(from) < source_bytes) {
+        fail("an asynchronous copy reads %u bytes where %zu are left of the allocation", source_bytes, bytes_left(from));
+    }
+    Copies when = launch_->schedule.copies;
+    Copy copy{to, from, bytes, source_bytes};
+    if (when == Copies::AtOnce || (when == Copies::Random && random() % 2 == 0)) {
+        perform(copy);
+        // It still has to be waited for.
+        copy.bytes = 0;
+    } else {
+        memset(to, POISON_BYTE, bytes);
+    }
+    threads_[running_].copies.push_back(copy);
+}
+
+void Multiprocessor::commit_copies() {
+    Thread& thread = threads_[running_];
+    thread.groups.push_back(thread.copies.size());
+}
+
+void Multiprocessor::wait_copies(size_t pending) {
+    Thread& thread = threads_[running_];
+    if (thread.groups.size() <= pending) return;
+    size_t finished = thread.groups.size() - pending;
+    size_t end = thread.groups[finished - 1];
+    std::for_each(thread.copies.begin(), thread.copies.begin() + ptrdiff_t(end), perform);
+    thread.copies.erase(thread.copies.begin(), thread.copies.begin() + ptrdiff_t(end));
+    thread.groups.erase(thread.groups.begin(), thread.groups.begin() + ptrdiff_t(finished));
+    for (size_t& group : thread.groups) group -= end;
+}
+
+void Multiprocessor::perform(const Copy& copy) {
+    if (copy.bytes == 0) return;
+    auto target = static_cast<unsigned char*>(copy.to);
+    if (copy.source_bytes > 0) memcpy(target, copy.from, copy.source_bytes);
+    memset(target + copy.source_bytes, 0, copy.bytes - copy.source_bytes);
+}
+
+/// SplitMix64 (Steele, Lea, Flood 2014).
+uint64_t Multiprocessor::random() {
+    uint64_t z = random_state_ += 0x9e3779b97f4a7c15u;
+    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
+    return z ^ (z >> 31);
+}
+
+}  // namespace emulator

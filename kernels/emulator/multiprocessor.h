@@ -1,0 +1,156 @@
+// Runs the blocks of a launch one after another on the calling thread, each CUDA thread as a fiber.
+//
+// Adversarial on purpose: shared memory holds NaN when a block starts, asynchronous copies are performed as late as the
+// wait allows, at once, or at random, and blocks and threads run in the order that the schedule says. A kernel that
+// is right gives the same bits under every schedule. A kernel that is wrong ends its launch with a sentence.
+#pragma once
+
+#include "fiber.h"
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+struct uint3 {
+    unsigned x, y, z;
+};
+struct dim3 {
+    unsigned x = 1, y = 1, z = 1;
+};
+
+namespace emulator {
+
+/// In what order blocks and threads run.
+enum class Order : uint32_t { Forward, Reversed, Random };
+
+/// When an asynchronous copy happens between its issue and the wait for it.
+enum class Copies : uint32_t { Late, AtOnce, Random };
+
+/// One of the ways a GPU might run a launch.
+struct Schedule {
+    Order order;
+    Copies copies;
+    uint64_t seed;
+};
+
+/// The built-in variables of the thread that is running.
+struct Position {
+    uint3 thread, block;
+    dim3 block_size, grid_size;
+    /// The thread's number in its block, x fastest.
+    unsigned linear;
+
+    unsigned lane() const { return linear % 32; }
+};
+
+extern thread_local Position here;
+
+/// A kernel with its arguments taken from an array of pointers, as cuLaunchKernel takes them.
+using Entry = void (*)(void* const* arguments);
+
+struct Launch {
+    const char* name;
+    Entry entry;
+    void* const* arguments;
+    dim3 grid, block;
+    size_t shared_bytes;
+    Schedule schedule;
+};
+
+/// What the last lane to reach a collective does for all: `lanes` holds what each lane of `mask` brought.
+using Collective = void (*)(void* const* lanes, unsigned mask);
+
+class Multiprocessor {
+public:
+    /// The one of the calling thread.
+    static Multiprocessor& current();
+
+    /// Runs all blocks; returns what went wrong, or nothing.
+    std::string run(const Launch& launch);
+
+    // What the running CUDA thread may ask for.
+
+    /// `__syncthreads`: every thread of the block must come here.
+    void barrier();
+
+    /// Meets the other lanes of `mask`; `perform` may be null.
+    void collective(const char* name, unsigned mask, void* mine, Collective perform);
+
+    /// The block's dynamic shared memory.
+    void* dynamic_shared() { return shared_.data() + shared_start_; }
+
+    /// The block's array that is declared at `site`.
+    void* static_shared(const void* site, size_t bytes);
+
+    /// Asks for `bytes` (4, 8 or 16) to be copied to shared memory; only the first `source_bytes` are read, the rest is
+    /// zero.
+    void copy_async(void* to, const void* from, unsigned bytes, unsigned source_bytes);
+
+    /// Ends a group of copies.
+    void commit_copies();
+
+    /// Waits until at most `pending` of the thread's groups are unfinished.
+    void wait_copies(size_t pending);
+
+    /// Ends the launch with this sentence.
+    [[noreturn]] void fail(const char* format, ...) __attribute__((format(printf, 2, 3)));
+
+private:
+    struct Copy {
+        void* to;
+        const void* from;
+        unsigned bytes, source_bytes;
+    };
+
+    struct Thread {
+        void* stack_pointer = nullptr;
+        uint3 index{};
+        const char* waits_at = nullptr;
+        bool ended = false;
+        /// Copies not yet performed, oldest first, and where each committed group ends.
+        std::vector<Copy> copies;
+        std::vector<size_t> groups;
+    };
+
+    /// Lanes that wait for the rest of their mask.
+    struct Meeting {
+        const char* name;
+        Collective perform;
+        unsigned warp, mask, arrived;
+        void* lanes[32];
+    };
+
+    struct SharedArray {
+        const void* site;
+        size_t offset;
+    };
+
+    static void enter_thread();
+    std::string check(const Launch& launch) const;
+    std::vector<uint64_t> block_order();
+    void start_block();
+    void finish_block();
+    void* next_thread();
+    void resume_next();
+    void wait_at(const char* what);
+    std::string place() const;
+    [[noreturn]] void report_deadlock();
+    [[noreturn]] void abandon_block();
+    static void perform(const Copy& copy);
+    uint64_t random();
+
+    const Launch* launch_ = nullptr;
+    std::string problem_;
+    Stacks stacks_;
+    void* launcher_ = nullptr;
+    std::vector<Thread> threads_;
+    unsigned running_ = 0, alive_ = 0, at_barrier_ = 0;
+    std::vector<unsigned> ready_;
+    std::vector<Meeting> meetings_;
+    std::vector<unsigned char> shared_;
+    size_t shared_start_ = 0, shared_end_ = 0;
+    std::vector<SharedArray> arrays_;
+    uint64_t random_state_ = 0;
+};
+
+}  // namespace emulator

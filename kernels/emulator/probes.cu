@@ -1,0 +1,79 @@
+// Kernels for the emulator's own tests: two that are right, the rest wrong on purpose, each in one way.
+
+#include "primitives.cuh"
+
+/// Sums 64 numbers a block over two warps, through shared memory: y[block] = sum of x[64 block + i].
+extern "C" __global__ void probe_block_sum(const float* x, float* y) {
+    SHARED_ARRAY(float, sums, 2);
+    float sum = warp_sum(x[64 * blockIdx.x + threadIdx.x]);
+    if (threadIdx.x % 32 == 0) sums[threadIdx.x / 32] = sum;
+    __syncthreads();
+    if (threadIdx.x == 0) y[blockIdx.x] = sums[0] + sums[1];
+}
+
+/// As `probe_block_sum`, but the reader does not wait for the other warp.
+extern "C" __global__ void probe_missing_barrier(const float* x, float* y) {
+    SHARED_ARRAY(float, sums, 2);
+    float sum = warp_sum(x[64 * blockIdx.x + threadIdx.x]);
+    if (threadIdx.x % 32 == 0) sums[threadIdx.x / 32] = sum;
+    if (threadIdx.x == 0) y[blockIdx.x] = sums[0] + sums[1];
+}
+
+/// Copies four numbers a thread through shared memory into the neighbour's place; `valid` of them, then zeros.
+extern "C" __global__ void probe_copy(const float* x, float* y, int valid) {
+    SHARED_MEMORY(float4, tile);
+    int i = static_cast<int>(threadIdx.x);
+    cp_async16(&tile[i], x + 4 * i, i < valid);
+    cp_async_commit();
+    cp_async_wait<0>();
+    __syncthreads();
+    int neighbour = i ^ 1;
+    reinterpret_cast<float4*>(y)[i] = tile[neighbour];
+}
+
+/// Reads what was copied before the wait.
+extern "C" __global__ void probe_early_read(const float* x, float* y) {
+    SHARED_MEMORY(float4, tile);
+    int i = static_cast<int>(threadIdx.x);
+    cp_async16(&tile[i], x + 4 * i, true);
+    cp_async_commit();
+    reinterpret_cast<float4*>(y)[i] = tile[i];
+    cp_async_wait<0>();
+}
+
+/// Never waits.
+extern "C" __global__ void probe_forgotten_wait(const float* x) {
+    SHARED_MEMORY(float4, tile);
+    cp_async16(&tile[threadIdx.x], x + 4 * threadIdx.x, true);
+}
+
+/// Reads shared memory that nobody has written.
+extern "C" __global__ void probe_unwritten(float* y) {
+    SHARED_MEMORY(float, tile);
+    y[threadIdx.x] = tile[threadIdx.x];
+}
+
+/// Writes `past` numbers behind its dynamic shared memory of one number a thread.
+extern "C" __global__ void probe_overrun(int past) {
+    SHARED_MEMORY(float, tile);
+    tile[threadIdx.x + past] = 1.0f;
+}
+
+/// Half of the threads end before the barrier.
+extern "C" __global__ void probe_early_end() {
+    if (threadIdx.x < blockDim.x / 2) return;
+    __syncthreads();
+}
+
+/// The two halves of a warp wait in different places.
+extern "C" __global__ void probe_divergence(float* y) {
+    float sum = threadIdx.x < 16 ? warp_sum(1.0f) : __shfl_sync(WHOLE_WARP, 1.0f, 0);
+    y[threadIdx.x] = sum;
+}
+
+/// Declares more shared memory than a block may have.
+extern "C" __global__ void probe_large_array(float* y) {
+    SHARED_ARRAY(float, tile, 16 * 1024);
+    tile[threadIdx.x] = 1.0f;
+    y[threadIdx.x] = tile[threadIdx.x];
+}
