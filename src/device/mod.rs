@@ -3,6 +3,8 @@
 //! A [`Device`] is a [`Target`] to lower for; loading a program gives a [`Session`], the program bound to its memory.
 
 pub mod cpu;
+#[cfg(any(feature = "cuda", feature = "emulator"))]
+pub mod cuda;
 mod isolation;
 mod layout;
 

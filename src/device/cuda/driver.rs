@@ -1,0 +1,129 @@
+//! What the CUDA device asks of whoever runs its kernels: the GPU's driver, or the emulator.
+
+use crate::error::Result;
+use bytemuck::{NoUninit, Pod, Zeroable};
+use std::ffi::c_void;
+use std::time::Duration;
+
+/// An address in device memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Pod, Zeroable)]
+#[repr(transparent)]
+pub struct Address(pub u64);
+
+impl Address {
+    /// The address `numbers` float32 numbers further on.
+    pub fn after(self, numbers: usize) -> Address {
+        Address(self.0 + (numbers * size_of::<f32>()) as u64)
+    }
+}
+
+/// The most parameters of a kernel.
+const MOST_ARGUMENTS: usize = 16;
+
+/// One start of a kernel, with all that it is told.
+#[derive(Debug, Clone)]
+pub struct Launch {
+    /// The kernel's name in `kernels/`.
+    pub kernel: &'static str,
+    /// Blocks in x, y and z.
+    pub grid: [u32; 3],
+    /// Threads of a block in x, y and z.
+    pub block: [u32; 3],
+    /// Bytes of dynamic shared memory a block gets.
+    pub shared_bytes: u32,
+    /// The arguments, each from a word of its own on.
+    words: Vec<u64>,
+    /// Where each argument starts.
+    starts: Vec<usize>,
+}
+
+impl Launch {
+    /// A launch without arguments yet.
+    pub fn new(kernel: &'static str, grid: [u32; 3], block: [u32; 3]) -> Launch {
+        Launch { kernel, grid, block, shared_bytes: 0, words: Vec::new(), starts: Vec::new() }
+    }
+
+    /// A launch of `block` threads a block, and enough blocks to have `threads` of them.
+    pub fn of_threads(kernel: &'static str, threads: usize, block: u32) -> Launch {
+        Launch::new(kernel, [threads.div_ceil(block as usize) as u32, 1, 1], [block, 1, 1])
+    }
+
+    /// The same with dynamic shared memory.
+    pub fn with_shared(mut self, bytes: usize) -> Launch {
+        self.shared_bytes = bytes as u32;
+        self
+    }
+
+    /// The same with one more argument, in the order of the kernel's parameters and of the same type.
+    pub fn with(mut self, argument: impl NoUninit) -> Launch {
+        self.starts.push(self.words.len());
+        for bytes in bytemuck::bytes_of(&argument).chunks(size_of::<u64>()) {
+            let mut word = [0; size_of::<u64>()];
+            word[..bytes.len()].copy_from_slice(bytes);
+            self.words.push(u64::from_ne_bytes(word));
+        }
+        self
+    }
+
+    /// The same with one more argument, a C++ `int`; sizes are checked to fit when a program is loaded.
+    pub fn with_int(self, argument: usize) -> Launch {
+        self.with(argument as i32)
+    }
+
+    /// Calls `start` with a pointer to each argument, as drivers take them.
+    pub(super) fn with_pointers<R>(&self, start: impl FnOnce(&mut [*mut c_void]) -> R) -> R {
+        let mut pointers = [std::ptr::null_mut(); MOST_ARGUMENTS];
+        let pointers = &mut pointers[..self.starts.len()];
+        for (pointer, &at) in pointers.iter_mut().zip(&self.starts) {
+            // Drivers take arguments by mutable pointer but only read them.
+            *pointer = (&raw const self.words[at]).cast_mut().cast();
+        }
+        start(pointers)
+    }
+}
+
+/// Runs kernels. Work is done in the order it is asked for; launches may return before it is done.
+///
+/// Errors are [`crate::Error::Device`] throughout: sentences for people, with what to do where something can be done.
+#[allow(clippy::missing_errors_doc)] // said once, above
+pub trait Driver: Send + Sync {
+    /// One line for people: model, architecture, memory.
+    fn describe(&self) -> String;
+
+    /// Whether `kernels/` has a kernel of this name.
+    fn has_kernel(&self, name: &str) -> bool;
+
+    /// Memory of `bytes` bytes, aligned to at least 256.
+    fn allocate(&self, bytes: usize) -> Result<Address>;
+
+    /// Gives memory back.
+    ///
+    /// # Safety
+    /// It came from this driver's [`Driver::allocate`] and nothing uses it any more.
+    unsafe fn release(&self, memory: Address);
+
+    /// Copies numbers to the device; they are there when this returns.
+    ///
+    /// # Safety
+    /// `to` has room for them in memory of this driver.
+    unsafe fn upload(&self, to: Address, numbers: &[f32]) -> Result<()>;
+
+    /// Copies numbers from the device, once all that was launched is done.
+    ///
+    /// # Safety
+    /// `from` holds as many numbers in memory of this driver.
+    unsafe fn download(&self, from: Address, numbers: &mut [f32]) -> Result<()>;
+
+    /// Starts a kernel.
+    ///
+    /// # Safety
+    /// The arguments have the types of the kernel's parameters, and the memory they point to is live and as large as
+    /// the kernel assumes.
+    unsafe fn launch(&self, launch: &Launch) -> Result<()>;
+
+    /// Waits until all that was launched is done.
+    fn synchronise(&self) -> Result<()>;
+
+    /// The time that the device takes for what `work` launches.
+    fn time(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<Duration>;
+}

@@ -1,0 +1,186 @@
+//! The driver that runs the kernels on the CPU: `kernels/`, compiled by the host's compiler, under the emulator.
+//!
+//! Slow, exact about what CUDA promises and hostile about what it does not: see `kernels/emulator/multiprocessor.h`.
+
+use super::driver::{Address, Driver, Launch};
+use crate::error::{Error, Result};
+use std::collections::HashMap;
+use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
+use std::time::{Duration, Instant};
+
+include!(concat!(env!("OUT_DIR"), "/emulated.rs"));
+
+/// A kernel in the lists that `kernels/emulator/kernel.h` describes.
+#[repr(C)]
+struct Kernel {
+    name: *const c_char,
+    entry: Option<unsafe extern "C" fn(*const *mut c_void)>,
+}
+
+/// In what order blocks and threads run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Order {
+    /// First to last.
+    Forward,
+    /// Last to first.
+    Reversed,
+    /// Drawn anew at every step.
+    Random,
+}
+
+/// When an asynchronous copy happens between its issue and the wait for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Copies {
+    /// At the wait.
+    Late,
+    /// At the issue.
+    AtOnce,
+    /// At one or the other, drawn for each.
+    Random,
+}
+
+/// One of the ways in which a GPU might run a kernel; a kernel that is right gives the same bits under all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(C)]
+pub struct Schedule {
+    /// In what order blocks and threads run.
+    pub order: Order,
+    /// When asynchronous copies happen.
+    pub copies: Copies,
+    /// What is drawn is drawn from this.
+    pub seed: u64,
+}
+
+impl Schedule {
+    /// Three ways that differ in everything.
+    pub const ALL: [Schedule; 3] = [
+        Schedule { order: Order::Forward, copies: Copies::Late, seed: 1 },
+        Schedule { order: Order::Reversed, copies: Copies::AtOnce, seed: 2 },
+        Schedule { order: Order::Random, copies: Copies::Random, seed: 3 },
+    ];
+}
+
+unsafe extern "C" {
+    fn coronet_emulator_launch(
+        kernel: *const Kernel,
+        grid: *const c_uint,
+        block: *const c_uint,
+        shared_bytes: usize,
+        arguments: *const *mut c_void,
+        schedule: *const Schedule,
+        problem: *mut c_char,
+        capacity: usize,
+    ) -> c_int;
+    fn coronet_emulator_allocate(bytes: usize) -> *mut c_void;
+    fn coronet_emulator_release(memory: *mut c_void);
+}
+
+/// Runs kernels on the calling thread, under one schedule.
+pub struct EmulatedDriver {
+    kernels: HashMap<&'static str, &'static Kernel>,
+    schedule: Schedule,
+}
+
+// SAFETY: the lists are constants; the emulator keeps what it needs for a launch by thread.
+unsafe impl Send for EmulatedDriver {}
+unsafe impl Sync for EmulatedDriver {}
+
+impl EmulatedDriver {
+    /// A driver for all kernels, and the probes that its own tests launch.
+    pub fn new(schedule: Schedule) -> EmulatedDriver {
+        EmulatedDriver { kernels: tables().into_iter().flat_map(kernels_of).collect(), schedule }
+    }
+}
+
+/// The kernels of one file's list.
+fn kernels_of(mut kernel: *const Kernel) -> Vec<(&'static str, &'static Kernel)> {
+    let mut kernels = Vec::new();
+    loop {
+        // SAFETY: the build script ends every list with a null name; lists and names live as long as the program.
+        let this: &'static Kernel = unsafe { &*kernel };
+        if this.name.is_null() {
+            return kernels;
+        }
+        // SAFETY: as above.
+        let name: &'static CStr = unsafe { CStr::from_ptr(this.name) };
+        // Names are C identifiers.
+        kernels.push((name.to_str().unwrap_or_default(), this));
+        // SAFETY: the end has not been reached.
+        kernel = unsafe { kernel.add(1) };
+    }
+}
+
+impl Driver for EmulatedDriver {
+    fn describe(&self) -> String {
+        "emulated GPU (sm_80), one thread".into()
+    }
+
+    fn has_kernel(&self, name: &str) -> bool {
+        self.kernels.contains_key(name)
+    }
+
+    fn allocate(&self, bytes: usize) -> Result<Address> {
+        // SAFETY: any size may be asked for.
+        let memory = unsafe { coronet_emulator_allocate(bytes) };
+        if memory.is_null() {
+            return Err(Error::Device(format!("out of memory: the host has no {} MB for the emulator", bytes >> 20)));
+        }
+        Ok(Address(memory as u64))
+    }
+
+    unsafe fn release(&self, memory: Address) {
+        // SAFETY: the caller's promise.
+        unsafe { coronet_emulator_release(memory.0 as *mut c_void) }
+    }
+
+    unsafe fn upload(&self, to: Address, numbers: &[f32]) -> Result<()> {
+        // SAFETY: the caller's promise; addresses of the emulator are the host's.
+        unsafe { std::ptr::copy_nonoverlapping(numbers.as_ptr(), to.0 as *mut f32, numbers.len()) };
+        Ok(())
+    }
+
+    unsafe fn download(&self, from: Address, numbers: &mut [f32]) -> Result<()> {
+        // SAFETY: as above.
+        unsafe { std::ptr::copy_nonoverlapping(from.0 as *const f32, numbers.as_mut_ptr(), numbers.len()) };
+        Ok(())
+    }
+
+    unsafe fn launch(&self, launch: &Launch) -> Result<()> {
+        let Some(kernel) = self.kernels.get(launch.kernel) else {
+            return Err(Error::Device(format!("there is no kernel {}", launch.kernel)));
+        };
+        let mut problem = [0u8; 600];
+        let status = launch.with_pointers(|arguments| {
+            // SAFETY: the arguments are the caller's promise; the rest lives until the call returns.
+            unsafe {
+                coronet_emulator_launch(
+                    *kernel,
+                    launch.grid.as_ptr(),
+                    launch.block.as_ptr(),
+                    launch.shared_bytes as usize,
+                    arguments.as_ptr(),
+                    &self.schedule,
+                    problem.as_mut_ptr().cast(),
+                    problem.len(),
+                )
+            }
+        });
+        if status == 0 {
+            return Ok(());
+        }
+        let sentence = CStr::from_bytes_until_nul(&problem).map(CStr::to_string_lossy).unwrap_or_default();
+        Err(Error::Device(sentence.into_owned()))
+    }
+
+    fn synchronise(&self) -> Result<()> {
+        Ok(())
+    }
+
+    fn time(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<Duration> {
+        let start = Instant::now();
+        work()?;
+        Ok(start.elapsed())
+    }
+}

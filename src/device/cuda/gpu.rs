@@ -1,0 +1,240 @@
+//! The driver that runs the kernels on an NVIDIA GPU. libcuda is opened at run time; without one this is an error.
+
+use super::driver::{Address, Driver, Launch};
+use crate::error::{Error, Result};
+use cudarc::driver::result::{self, DriverError};
+use cudarc::driver::sys::{self, CUresult};
+use cudarc::driver::{CudaContext, CudaStream};
+use std::collections::HashMap;
+use std::ffi::CString;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// One compiled file of `kernels/`.
+struct Fatbin {
+    file: &'static str,
+    kernels: &'static [&'static str],
+    image: &'static [u8],
+}
+
+include!(concat!(env!("OUT_DIR"), "/fatbins.rs"));
+
+/// The CUDA version of the nvcc that compiled the kernels, and the architectures it compiled for.
+const BUILT_WITH: &str = env!("CORONET_NVCC_VERSION");
+const BUILT_FOR: &str = env!("CORONET_CUDA_ARCHS");
+
+/// What a block may have without asking, in bytes of dynamic shared memory.
+const SHARED_UNASKED: u32 = 48 << 10;
+
+/// A GPU with the kernels loaded.
+pub struct Gpu {
+    context: Arc<CudaContext>,
+    stream: Arc<CudaStream>,
+    modules: Vec<sys::CUmodule>,
+    functions: HashMap<&'static str, sys::CUfunction>,
+    name: String,
+}
+
+// SAFETY: modules and functions are handles that any thread may use once the context is bound to it, as every method
+// does first.
+unsafe impl Send for Gpu {}
+unsafe impl Sync for Gpu {}
+
+impl Gpu {
+    /// GPU number `ordinal`, counted from 0.
+    ///
+    /// # Errors
+    /// [`Error::Device`] when there is no driver, it is too old, there is no such GPU, or it runs none of the code.
+    pub fn new(ordinal: usize) -> Result<Gpu> {
+        check_driver()?;
+        let context = CudaContext::new(ordinal).map_err(|error| unavailable(ordinal, error))?;
+        // SAFETY: nothing has been allocated yet, and all work goes to the one stream below.
+        unsafe { context.disable_event_tracking() };
+        let name = context.name().map_err(failed("ask the GPU for its name"))?;
+        // Never the default stream: its work cannot be captured as a graph.
+        let stream = context.new_stream().map_err(failed("make a stream"))?;
+        let mut gpu = Gpu { context, stream, modules: Vec::new(), functions: HashMap::new(), name };
+        for fatbin in FATBINS {
+            gpu.load(fatbin)?;
+        }
+        Ok(gpu)
+    }
+
+    fn load(&mut self, fatbin: &Fatbin) -> Result<()> {
+        // The driver reads a fatbin as 64-bit words; an embedded file may start anywhere.
+        let mut image = vec![0u64; fatbin.image.len().div_ceil(size_of::<u64>())];
+        bytemuck::cast_slice_mut(&mut image)[..fatbin.image.len()].copy_from_slice(fatbin.image);
+        // SAFETY: nvcc made the image.
+        let module =
+            unsafe { result::module::load_data(image.as_ptr().cast()) }.map_err(|error| self.refused(fatbin, error))?;
+        self.modules.push(module);
+        for &kernel in fatbin.kernels {
+            let name = CString::new(kernel).map_err(|_| Error::Device(format!("no kernel is called {kernel:?}")))?;
+            // SAFETY: the module was just loaded.
+            let function = unsafe { result::module::get_function(module, name) };
+            self.functions.insert(kernel, function.map_err(failed(&format!("find the kernel {kernel}")))?);
+        }
+        Ok(())
+    }
+
+    /// Why a file's code cannot be loaded.
+    fn refused(&self, fatbin: &Fatbin, error: DriverError) -> Error {
+        if error.0 != CUresult::CUDA_ERROR_NO_BINARY_FOR_GPU {
+            return failed(&format!("load the kernels of {}", fatbin.file))(error);
+        }
+        let architecture = self.context.compute_capability().map_or("unknown".into(), |(a, b)| format!("sm_{a}{b}"));
+        Error::Device(format!(
+            "the {} is of architecture {architecture}, but this build has code for {BUILT_FOR} only; build again with \
+             its number in CORONET_CUDA_ARCHS",
+            self.name
+        ))
+    }
+
+    fn bind(&self) -> Result<()> {
+        self.context.bind_to_thread().map_err(failed("use the GPU from this thread"))
+    }
+}
+
+/// An error unless there is a driver that runs what nvcc has compiled.
+fn check_driver() -> Result<()> {
+    // SAFETY: opens libcuda and closes it again.
+    if !unsafe { sys::is_culib_present() } {
+        let problem = "there is no NVIDIA driver here: libcuda.so cannot be opened; install the driver, or use the CPU";
+        return Err(Error::Device(problem.into()));
+    }
+    let mut version = 0;
+    // SAFETY: libcuda is there; the call needs no initialisation.
+    unsafe { sys::cuDriverGetVersion(&mut version) }.result().map_err(failed("ask for the driver's version"))?;
+    let (found, minor) = (version / 1000, version % 1000 / 10);
+    let needed = BUILT_WITH.split('.').next().and_then(|major| major.parse::<i32>().ok()).unwrap_or(0);
+    if found < needed {
+        // The first driver of each major version of CUDA, as NVIDIA's release notes list them.
+        let driver = if needed >= 13 { "580" } else { "525" };
+        return Err(Error::Device(format!(
+            "the NVIDIA driver is too old: it knows CUDA {found}.{minor}, but the kernels were compiled by CUDA \
+             {BUILT_WITH} and need driver {driver} or newer; update the driver, or build with an older nvcc"
+        )));
+    }
+    Ok(())
+}
+
+/// Why a GPU cannot be opened.
+fn unavailable(ordinal: usize, error: DriverError) -> Error {
+    match error.0 {
+        CUresult::CUDA_ERROR_NO_DEVICE => {
+            Error::Device("the NVIDIA driver finds no GPU; is one there, and may this process see it?".into())
+        }
+        CUresult::CUDA_ERROR_INVALID_DEVICE => {
+            let count = CudaContext::device_count().unwrap_or(0);
+            Error::Device(format!("there is no GPU number {ordinal}: the driver finds {count}, counted from 0"))
+        }
+        _ => failed(&format!("open GPU number {ordinal}"))(error),
+    }
+}
+
+/// `cannot ACTION: what the driver says`.
+fn failed(action: &str) -> impl FnOnce(DriverError) -> Error + use<'_> {
+    move |error| {
+        let said = error.error_string().map_or_else(|_| format!("{:?}", error.0), |s| s.to_string_lossy().into_owned());
+        Error::Device(format!("the GPU cannot {action}: {said}"))
+    }
+}
+
+impl Driver for Gpu {
+    fn describe(&self) -> String {
+        let architecture = self.context.compute_capability().map_or(String::new(), |(a, b)| format!(", sm_{a}{b}"));
+        let memory = self.context.total_mem().map_or(String::new(), |bytes| format!(", {} MB", bytes >> 20));
+        format!("{}{architecture}{memory}", self.name)
+    }
+
+    fn has_kernel(&self, name: &str) -> bool {
+        self.functions.contains_key(name)
+    }
+
+    fn allocate(&self, bytes: usize) -> Result<Address> {
+        self.bind()?;
+        // SAFETY: the context is bound.
+        unsafe { result::malloc_sync(bytes) }.map(Address).map_err(|error| {
+            if error.0 != CUresult::CUDA_ERROR_OUT_OF_MEMORY {
+                return failed("allocate memory")(error);
+            }
+            let free = result::mem_get_info().map_or(0, |(free, _)| free);
+            let (needed, free) = (bytes >> 20, free >> 20);
+            Error::Device(format!(
+                "the GPU is out of memory: {needed} MB are needed, {free} MB are free; use a smaller batch or size"
+            ))
+        })
+    }
+
+    unsafe fn release(&self, memory: Address) {
+        // Nothing can be done about a driver that refuses to take memory back.
+        if self.bind().is_ok() {
+            // SAFETY: the caller's promise.
+            let _ = unsafe { result::free_sync(memory.0) };
+        }
+    }
+
+    unsafe fn upload(&self, to: Address, numbers: &[f32]) -> Result<()> {
+        self.bind()?;
+        // SAFETY: the caller's promise; the host's numbers are read before `synchronise` returns.
+        unsafe { result::memcpy_htod_async(to.0, numbers, self.stream.cu_stream()) }
+            .map_err(failed("take numbers from the host"))?;
+        self.synchronise()
+    }
+
+    unsafe fn download(&self, from: Address, numbers: &mut [f32]) -> Result<()> {
+        self.bind()?;
+        // SAFETY: as above.
+        unsafe { result::memcpy_dtoh_async(numbers, from.0, self.stream.cu_stream()) }
+            .map_err(failed("give numbers to the host"))?;
+        self.synchronise()
+    }
+
+    unsafe fn launch(&self, launch: &Launch) -> Result<()> {
+        let Launch { kernel, grid, block, shared_bytes, .. } = launch;
+        let function =
+            *self.functions.get(kernel).ok_or_else(|| Error::Device(format!("there is no kernel {kernel}")))?;
+        self.bind()?;
+        if *shared_bytes > SHARED_UNASKED {
+            let most = sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+            // SAFETY: the function belongs to a loaded module.
+            unsafe { result::function::set_function_attribute(function, most, *shared_bytes as i32) }
+                .map_err(failed(&format!("give {kernel} {shared_bytes} bytes of shared memory")))?;
+        }
+        let size = |[x, y, z]: [u32; 3]| (x, y, z);
+        launch.with_pointers(|arguments| {
+            // SAFETY: the arguments are the caller's promise.
+            unsafe {
+                let stream = self.stream.cu_stream();
+                result::launch_kernel(function, size(*grid), size(*block), *shared_bytes, stream, arguments)
+            }
+            .map_err(failed(&format!("start {kernel}")))
+        })
+    }
+
+    fn synchronise(&self) -> Result<()> {
+        self.stream.synchronize().map_err(failed("finish what was launched"))
+    }
+
+    fn time(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<Duration> {
+        let timed = Some(sys::CUevent_flags::CU_EVENT_DEFAULT);
+        let event = || self.context.new_event(timed).map_err(failed("make an event"));
+        let (start, end) = (event()?, event()?);
+        start.record(&self.stream).map_err(failed("record an event"))?;
+        work()?;
+        end.record(&self.stream).map_err(failed("record an event"))?;
+        let milliseconds = start.elapsed_ms(&end).map_err(failed("finish what was launched"))?;
+        Ok(Duration::from_secs_f64(f64::from(milliseconds.max(0.0)) / 1e3))
+    }
+}
+
+impl Drop for Gpu {
+    fn drop(&mut self) {
+        if self.bind().is_ok() {
+            for &module in &self.modules {
+                // SAFETY: loaded in `load`, and nothing is running: sessions hold the driver and synchronise.
+                let _ = unsafe { result::module::unload(module) };
+            }
+        }
+    }
+}

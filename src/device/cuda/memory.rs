@@ -1,0 +1,63 @@
+//! Device memory that is given back when dropped.
+
+use super::driver::{Address, Driver};
+use crate::error::{Error, Result};
+use crate::program::Span;
+use std::sync::Arc;
+
+/// Float32 numbers on a device.
+pub(super) struct Memory {
+    driver: Arc<dyn Driver>,
+    start: Address,
+    len: usize,
+}
+
+impl Memory {
+    /// Memory of `len` numbers, all 0.
+    pub fn zeroed(driver: &Arc<dyn Driver>, len: usize) -> Result<Memory> {
+        let refused = || Error::Device(format!("out of memory: the program's arena needs {} MB", len / 250_000));
+        let bytes = len.max(1).checked_mul(size_of::<f32>()).ok_or_else(refused)?;
+        let memory = Memory { driver: driver.clone(), start: driver.allocate(bytes)?, len };
+        memory.fill(Span { offset: 0, len }, 0.0)?;
+        Ok(memory)
+    }
+
+    /// The address of a span's first number, checked to leave room for the rest.
+    pub fn address(&self, span: Span) -> Address {
+        assert!(span.offset <= self.len && span.len <= self.len - span.offset, "span outside the arena");
+        self.start.after(span.offset)
+    }
+
+    /// Writes as many numbers as the span has.
+    pub fn write(&self, span: Span, numbers: &[f32]) -> Result<()> {
+        assert_eq!(numbers.len(), span.len);
+        // SAFETY: `address` has checked the room.
+        unsafe { self.driver.upload(self.address(span), numbers) }
+    }
+
+    /// Reads as many numbers as the span has.
+    pub fn read(&self, span: Span, numbers: &mut [f32]) -> Result<()> {
+        assert_eq!(numbers.len(), span.len);
+        // SAFETY: `address` has checked the room.
+        unsafe { self.driver.download(self.address(span), numbers) }
+    }
+
+    /// Writes the same number everywhere in a span.
+    pub fn fill(&self, span: Span, number: f32) -> Result<()> {
+        // A piece at a time, so that the host never holds a second arena.
+        const PIECE: usize = 1 << 20;
+        let numbers = vec![number; PIECE.min(span.len)];
+        for at in (0..span.len).step_by(PIECE) {
+            let piece = Span { offset: span.offset + at, len: PIECE.min(span.len - at) };
+            self.write(piece, &numbers[..piece.len])?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        // SAFETY: allocated in `zeroed`; sessions synchronise before they return from a run, so nothing uses it.
+        unsafe { self.driver.release(self.start) }
+    }
+}

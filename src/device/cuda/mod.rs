@@ -1,0 +1,210 @@
+//! The CUDA device: float32, forward and backward, with the kernels of `kernels/`.
+//!
+//! Loading a program binds each step to memory as a list of launches; running starts them in order. All this is the
+//! same whether a GPU or the emulator runs the kernels: both are a [`Driver`].
+
+mod driver;
+#[cfg(feature = "emulator")]
+mod emulated;
+#[cfg(feature = "cuda")]
+mod gpu;
+mod memory;
+mod ops;
+
+pub use driver::{Address, Driver, Launch};
+#[cfg(feature = "emulator")]
+pub use emulated::{Copies, EmulatedDriver, Order, Schedule};
+#[cfg(feature = "cuda")]
+pub use gpu::Gpu;
+pub use ops::WITHOUT_KERNEL;
+
+use super::isolation::{Isolation, UNWRITTEN};
+use super::layout::{self, Panel, padded};
+use super::{Device, Session};
+use crate::error::{Error, Result};
+use crate::graph::{Shape, Source, ValueId};
+use crate::ops::Op;
+use crate::program::{Program, Span, Target};
+use memory::Memory;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A GPU, or an emulated one, as a device.
+#[derive(Clone)]
+pub struct CudaDevice {
+    driver: Arc<dyn Driver>,
+}
+
+impl CudaDevice {
+    /// A device whose kernels `driver` runs.
+    pub fn new(driver: impl Driver + 'static) -> CudaDevice {
+        CudaDevice { driver: Arc::new(driver) }
+    }
+}
+
+/// Filters lie in one panel: `[kernel row][kernel column][padded input channel][padded output channel]`.
+fn one_panel(outputs: usize) -> Vec<Panel> {
+    vec![Panel { start: 0, width: padded(outputs) }]
+}
+
+impl Target for CudaDevice {
+    fn storage(&self, shape: Shape) -> usize {
+        layout::storage(shape)
+    }
+
+    fn workspace(&self, op: &Op, inputs: &[Shape]) -> usize {
+        ops::workspace(op, inputs)
+    }
+}
+
+impl Device for CudaDevice {
+    fn describe(&self) -> String {
+        self.driver.describe()
+    }
+
+    fn load(&self, program: Program) -> Result<Box<dyn Session>> {
+        Ok(Box::new(CudaSession::new(self.driver.clone(), program)?))
+    }
+}
+
+/// A program bound to an arena.
+struct CudaSession {
+    program: Program,
+    driver: Arc<dyn Driver>,
+    arena: Memory,
+    /// The launches of each step.
+    steps: Vec<Vec<Launch>>,
+    isolation: Option<Isolation>,
+}
+
+/// Kernels count the numbers of a value in a C++ `int`.
+const MOST_NUMBERS: usize = i32::MAX as usize;
+
+impl CudaSession {
+    fn new(driver: Arc<dyn Driver>, program: Program) -> Result<CudaSession> {
+        for step in program.steps() {
+            let large = |&&id: &&ValueId| program.span(id).is_some_and(|span| span.len > MOST_NUMBERS);
+            if let Some(&id) = step.inputs.iter().chain(&step.outputs).find(large) {
+                let (name, shape) = (&program.value(id).name, program.value(id).shape);
+                let problem =
+                    format!("{name} ({shape}) has more numbers than a CUDA kernel can count; use a smaller batch");
+                return Err(Error::Device(problem));
+            }
+        }
+        let arena = Memory::zeroed(&driver, program.arena_len())?;
+        let steps = (0..program.steps().len()).map(|step| bind(&program, step, &arena)).collect::<Result<Vec<_>>>()?;
+        let missing = |launch: &&Launch| !driver.has_kernel(launch.kernel);
+        if let Some(launch) = steps.iter().flatten().find(missing) {
+            return Err(Error::Device(format!("this build has no kernel {}", launch.kernel)));
+        }
+        let isolation = Isolation::of(&program);
+        Ok(CudaSession { program, driver, arena, steps, isolation })
+    }
+
+    /// Starts a step's kernels.
+    fn start(&self, step: usize) -> Result<()> {
+        for launch in &self.steps[step] {
+            // SAFETY: `ops::bind` packs what the kernel's header asks for, with addresses of spans of the arena.
+            unsafe { self.driver.launch(launch) }.map_err(|error| self.named(step, error))?;
+        }
+        Ok(())
+    }
+
+    /// An error with the step it came from.
+    fn named(&self, step: usize, error: Error) -> Error {
+        Error::Device(format!("{}: {error}", self.program.steps()[step].name))
+    }
+
+    /// Runs all steps, each between checks of the memory that it may not touch.
+    fn run_isolated(&self, isolation: &Isolation, mut done: impl FnMut(usize, Duration)) -> Result<()> {
+        for span in isolation.poisoned() {
+            self.arena.fill(span, f32::from_bits(UNWRITTEN))?;
+        }
+        let mut arena = vec![0.0; self.program.arena_len()];
+        for step in 0..self.steps.len() {
+            done(step, self.driver.time(&mut || self.start(step))?);
+            self.arena.read(Span { offset: 0, len: arena.len() }, &mut arena)?;
+            let numbers = |span: Span| &arena[span.offset..span.offset + span.len];
+            isolation.check(&self.program, step, one_panel, numbers)?;
+        }
+        Ok(())
+    }
+
+    /// A value's shape and place, checked against the number of elements that the caller has.
+    fn place(&self, value: ValueId, elements: usize) -> Result<(Shape, Span)> {
+        let info = self.program.value(value);
+        match self.program.span(value) {
+            None => Err(Error::Request(format!("{} is not part of the program", info.name))),
+            Some(_) if elements != info.shape.elements() => {
+                Err(Error::Request(format!("{} is {}, but {elements} numbers were given", info.name, info.shape)))
+            }
+            Some(span) => Ok((info.shape, span)),
+        }
+    }
+}
+
+/// The launches of a step.
+fn bind(program: &Program, step: usize, arena: &Memory) -> Result<Vec<Launch>> {
+    let step = &program.steps()[step];
+    let shapes = |ids: &[ValueId]| ids.iter().map(|&id| program.value(id).shape).collect();
+    let operand = |span: Span| ops::Operand { address: arena.address(span), len: span.len };
+    let operands = |ids: &[ValueId]| ids.iter().filter_map(|&id| program.span(id)).map(operand).collect();
+    ops::bind(&ops::Binding {
+        op: &step.op,
+        epilogue: step.epilogue,
+        input_shapes: shapes(&step.inputs),
+        output_shapes: shapes(&step.outputs),
+        inputs: operands(&step.inputs),
+        outputs: operands(&step.outputs),
+        workspace: operand(step.workspace),
+    })
+}
+
+impl Session for CudaSession {
+    fn program(&self) -> &Program {
+        &self.program
+    }
+
+    fn write(&mut self, value: ValueId, data: &[f32]) -> Result<()> {
+        let (shape, span) = self.place(value, data.len())?;
+        if matches!(self.program.value(value).source, Source::Node(_)) {
+            return Err(Error::Request(format!("{} is computed, not given", self.program.value(value).name)));
+        }
+        let mut numbers = vec![0.0; span.len];
+        layout::pack(shape, one_panel, data, &mut numbers);
+        self.arena.write(span, &numbers)
+    }
+
+    fn run(&mut self) -> Result<()> {
+        if let Some(isolation) = &self.isolation {
+            return self.run_isolated(isolation, |_, _| ());
+        }
+        (0..self.steps.len()).try_for_each(|step| self.start(step))?;
+        self.driver.synchronise()
+    }
+
+    fn run_timed(&mut self, times: &mut [Duration]) -> Result<()> {
+        if times.len() != self.steps.len() {
+            let (steps, given) = (self.steps.len(), times.len());
+            return Err(Error::Request(format!("the program has {steps} steps, but {given} times were given")));
+        }
+        if let Some(isolation) = &self.isolation {
+            return self.run_isolated(isolation, |step, time| times[step] += time);
+        }
+        for (step, total) in times.iter_mut().enumerate() {
+            *total += self.driver.time(&mut || self.start(step)).map_err(|error| self.named(step, error))?;
+        }
+        Ok(())
+    }
+
+    fn read_into(&self, value: ValueId, data: &mut [f32]) -> Result<()> {
+        let (shape, span) = self.place(value, data.len())?;
+        if !self.program.is_readable(value) {
+            return Err(Error::Request(format!("{} is not an output of the program", self.program.value(value).name)));
+        }
+        let mut numbers = vec![0.0; span.len];
+        self.arena.read(span, &mut numbers)?;
+        layout::unpack(shape, one_panel, &numbers, data);
+        Ok(())
+    }
+}

@@ -1,0 +1,255 @@
+//! The CUDA kernels on the emulated GPU: every operator's cases under hostile schedules, and the emulator itself.
+#![cfg(feature = "emulator")]
+
+use coronet::Result;
+use coronet::device::Device;
+use coronet::device::cuda::{Address, CudaDevice, Driver, EmulatedDriver, Launch, Schedule, WITHOUT_KERNEL};
+use coronet::graph::{Graph, ValueId};
+use coronet::ops::{Case, Op, all_cases};
+use coronet::program::{Placement, Program};
+use coronet::verify::verify;
+use std::collections::BTreeSet;
+
+fn device(schedule: Schedule) -> CudaDevice {
+    CudaDevice::new(EmulatedDriver::new(schedule))
+}
+
+fn has_kernel(case: &Case) -> bool {
+    !WITHOUT_KERNEL.contains(&case.op.variant())
+}
+
+#[test]
+fn kernels_agree_with_the_reference_on_every_case() {
+    let device = device(Schedule::ALL[0]);
+    let mut failures = Vec::new();
+    let cases: Vec<Case> = all_cases().into_iter().filter(has_kernel).collect();
+    for case in &cases {
+        match verify(case, &device, 1) {
+            Ok(verdict) if verdict.passed() => {}
+            Ok(verdict) => failures.push(format!("{case}: error {} above {}", verdict.error, verdict.bound)),
+            Err(error) => failures.push(format!("{case}: {error}")),
+        }
+    }
+    println!("{} cases; without a kernel: {}", cases.len(), WITHOUT_KERNEL.join(", "));
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+}
+
+/// Every result of a case as bits.
+fn bits(case: &Case, device: &CudaDevice) -> Vec<u32> {
+    let mut graph = Graph::new();
+    let inputs: Vec<ValueId> = case.inputs.iter().map(|&(shape, _)| graph.input("input", shape)).collect();
+    let outputs = graph.apply("case", case.op.clone(), &inputs).unwrap();
+    let program = Program::lower(&graph, &outputs, device, Placement::Shared).unwrap();
+    let mut session = device.load(program).unwrap();
+    for (id, tensor) in inputs.iter().zip(case.draw(2)) {
+        session.write(*id, tensor.data()).unwrap();
+    }
+    session.run().unwrap();
+    outputs.iter().flat_map(|&id| session.read(id).unwrap().into_data()).map(f32::to_bits).collect()
+}
+
+#[test]
+fn results_have_the_same_bits_under_every_schedule() {
+    let [first, others @ ..] = Schedule::ALL.map(device);
+    for case in all_cases().iter().filter(|case| has_kernel(case)) {
+        let expected = bits(case, &first);
+        for (index, other) in others.iter().enumerate() {
+            assert!(expected == bits(case, other), "{case}: schedule {} differs", index + 1);
+        }
+    }
+}
+
+#[test]
+fn exactly_the_operators_without_a_kernel_are_refused() {
+    let device = device(Schedule::ALL[0]);
+    let mut refused = BTreeSet::new();
+    for case in all_cases() {
+        let mut graph = Graph::new();
+        let inputs: Vec<ValueId> = case.inputs.iter().map(|&(shape, _)| graph.input("input", shape)).collect();
+        let outputs = graph.apply("case", case.op.clone(), &inputs).unwrap();
+        let program = Program::lower(&graph, &outputs, &device, Placement::Shared).unwrap();
+        if let Err(error) = device.load(program) {
+            let expected = format!("the CUDA device cannot compute {} yet; use the CPU", case.op.operator().name());
+            assert_eq!(error.to_string(), expected);
+            refused.insert(case.op.variant());
+        }
+    }
+    assert_eq!(refused, WITHOUT_KERNEL.iter().copied().collect::<BTreeSet<_>>());
+    println!("{} of {} operators have kernels", Op::VARIANTS.len() - refused.len(), Op::VARIANTS.len());
+}
+
+// ---- the emulator itself -------------------------------------------------------------------------------------------
+
+/// Numbers in device memory for as long as a test needs them.
+struct Numbers<'a> {
+    driver: &'a EmulatedDriver,
+    start: Address,
+    len: usize,
+}
+
+impl Numbers<'_> {
+    fn new<'a>(driver: &'a EmulatedDriver, numbers: &[f32]) -> Numbers<'a> {
+        let start = driver.allocate(size_of_val(numbers)).unwrap();
+        // SAFETY: just allocated.
+        unsafe { driver.upload(start, numbers) }.unwrap();
+        Numbers { driver, start, len: numbers.len() }
+    }
+
+    fn read(&self) -> Vec<f32> {
+        let mut numbers = vec![0.0; self.len];
+        // SAFETY: as many as were allocated.
+        unsafe { self.driver.download(self.start, &mut numbers) }.unwrap();
+        numbers
+    }
+}
+
+impl Drop for Numbers<'_> {
+    fn drop(&mut self) {
+        // SAFETY: allocated in `new`; launches are done when they return.
+        unsafe { self.driver.release(self.start) }
+    }
+}
+
+/// Launches a probe whose arguments the test has matched to its header.
+fn launch(driver: &EmulatedDriver, launch: Launch) -> Result<()> {
+    // SAFETY: the probes touch what their headers say; those that would overrun memory are stopped before.
+    unsafe { driver.launch(&launch) }
+}
+
+fn problem(driver: &EmulatedDriver, probe: Launch) -> String {
+    launch(driver, probe).unwrap_err().to_string()
+}
+
+const ONE: [u32; 3] = [1, 1, 1];
+
+fn threads(count: u32) -> [u32; 3] {
+    [count, 1, 1]
+}
+
+#[test]
+fn barriers_and_shuffles_give_the_same_sums_under_every_schedule() {
+    for schedule in Schedule::ALL {
+        let driver = EmulatedDriver::new(schedule);
+        let x: Vec<f32> = (0..64 * 5).map(|i| i as f32).collect();
+        let (x, y) = (Numbers::new(&driver, &x), Numbers::new(&driver, &[f32::NAN; 5]));
+        let probe = Launch::new("probe_block_sum", [5, 1, 1], threads(64));
+        launch(&driver, probe.with(x.start).with(y.start)).unwrap();
+        let sums: Vec<f32> = (0..5).map(|block| (64 * 64 * block + 63 * 32) as f32).collect();
+        assert_eq!(y.read(), sums, "{schedule:?}");
+    }
+}
+
+#[test]
+fn a_missing_barrier_shows_under_some_schedule() {
+    let right = Schedule::ALL.map(|schedule| {
+        let driver = EmulatedDriver::new(schedule);
+        let (x, y) = (Numbers::new(&driver, &[1.0; 64]), Numbers::new(&driver, &[0.0]));
+        launch(&driver, Launch::new("probe_missing_barrier", ONE, threads(64)).with(x.start).with(y.start)).unwrap();
+        y.read()[0] == 64.0
+    });
+    assert!(right.contains(&false), "{right:?}");
+}
+
+#[test]
+fn asynchronous_copies_arrive_by_the_wait_and_zeros_where_they_are_not_valid() {
+    for schedule in Schedule::ALL {
+        let driver = EmulatedDriver::new(schedule);
+        let x: Vec<f32> = (0..4 * 8).map(|i| i as f32).collect();
+        // Only five quads are there to be read.
+        let (x, y) = (Numbers::new(&driver, &x[..4 * 5]), Numbers::new(&driver, &x));
+        let probe = Launch::new("probe_copy", ONE, threads(8)).with_shared(8 * 16);
+        launch(&driver, probe.with(x.start).with(y.start).with_int(5)).unwrap();
+        let quad = |i: usize| (0..4).map(move |j| if i < 5 { (4 * i + j) as f32 } else { 0.0 });
+        assert_eq!(y.read(), (0..8).flat_map(|i| quad(i ^ 1)).collect::<Vec<_>>(), "{schedule:?}");
+    }
+}
+
+#[test]
+fn reading_a_copy_before_the_wait_gives_nan_when_copies_are_late() {
+    let driver = EmulatedDriver::new(Schedule::ALL[0]);
+    let (x, y) = (Numbers::new(&driver, &[1.0; 32]), Numbers::new(&driver, &[0.0; 32]));
+    let probe = Launch::new("probe_early_read", ONE, threads(8)).with_shared(8 * 16);
+    launch(&driver, probe.with(x.start).with(y.start)).unwrap();
+    assert!(y.read().iter().all(|v| v.is_nan()));
+}
+
+#[test]
+fn shared_memory_starts_as_nan_in_every_block() {
+    let driver = EmulatedDriver::new(Schedule::ALL[0]);
+    let y = Numbers::new(&driver, &[0.0; 8]);
+    launch(&driver, Launch::new("probe_unwritten", [2, 1, 1], threads(8)).with_shared(8 * 4).with(y.start)).unwrap();
+    assert!(y.read().iter().all(|v| v.is_nan()));
+}
+
+#[test]
+fn a_copy_past_an_allocation_is_an_error_that_names_the_thread() {
+    let driver = EmulatedDriver::new(Schedule::ALL[0]);
+    let (x, y) = (Numbers::new(&driver, &[1.0; 4 * 5 + 2]), Numbers::new(&driver, &[0.0; 32]));
+    let probe = Launch::new("probe_copy", ONE, threads(8)).with_shared(8 * 16);
+    let problem = problem(&driver, probe.with(x.start).with(y.start).with_int(8));
+    let thread = "kernel probe_copy, block (0, 0, 0), thread (5, 0, 0): ";
+    assert_eq!(problem, format!("{thread}an asynchronous copy reads 16 bytes where 8 are left of the allocation"));
+}
+
+#[test]
+fn copies_that_nobody_waits_for_are_an_error() {
+    let driver = EmulatedDriver::new(Schedule::ALL[1]);
+    let x = Numbers::new(&driver, &[1.0; 32]);
+    let probe = Launch::new("probe_forgotten_wait", ONE, threads(8)).with_shared(8 * 16).with(x.start);
+    assert!(problem(&driver, probe).contains("asynchronous copies that it never waited for"));
+}
+
+#[test]
+fn too_much_shared_memory_is_an_error() {
+    let driver = EmulatedDriver::new(Schedule::ALL[0]);
+    let y = Numbers::new(&driver, &[0.0; 8]);
+    let probe = Launch::new("probe_unwritten", ONE, threads(8)).with_shared(100 << 10).with(y.start);
+    assert!(problem(&driver, probe).contains("asks for 102400 bytes of shared memory, the most are 101376"));
+    let probe = Launch::new("probe_large_array", ONE, threads(8)).with(y.start);
+    assert!(problem(&driver, probe).contains("declares too much shared memory"));
+}
+
+#[test]
+fn writing_past_shared_memory_is_an_error() {
+    let driver = EmulatedDriver::new(Schedule::ALL[0]);
+    let probe = || Launch::new("probe_overrun", ONE, threads(8)).with_shared(8 * 4);
+    launch(&driver, probe().with_int(0)).unwrap();
+    assert!(problem(&driver, probe().with_int(1)).contains("wrote outside its shared memory in block (0, 0, 0)"));
+}
+
+#[test]
+fn a_barrier_that_some_threads_never_reach_is_an_error() {
+    for schedule in Schedule::ALL {
+        let driver = EmulatedDriver::new(schedule);
+        let problem = problem(&driver, Launch::new("probe_early_end", ONE, threads(64)));
+        assert!(problem.contains("the block can never go on: "), "{problem}");
+        assert!(problem.contains("__syncthreads"), "{problem}");
+    }
+}
+
+#[test]
+fn a_warp_that_waits_in_two_places_is_an_error() {
+    let driver = EmulatedDriver::new(Schedule::ALL[0]);
+    let y = Numbers::new(&driver, &[0.0; 32]);
+    let problem = problem(&driver, Launch::new("probe_divergence", ONE, threads(32)).with(y.start));
+    assert!(problem.contains("__shfl_sync") && problem.contains("__shfl_xor_sync"), "{problem}");
+}
+
+#[test]
+fn a_launch_that_failed_leaves_the_emulator_usable() {
+    let driver = EmulatedDriver::new(Schedule::ALL[2]);
+    for _ in 0..3 {
+        problem(&driver, Launch::new("probe_early_end", ONE, threads(64)));
+        let (x, y) = (Numbers::new(&driver, &[1.0; 64]), Numbers::new(&driver, &[0.0]));
+        launch(&driver, Launch::new("probe_block_sum", ONE, threads(64)).with(x.start).with(y.start)).unwrap();
+        assert_eq!(y.read(), [64.0]);
+    }
+}
+
+#[test]
+fn launches_that_no_gpu_takes_are_errors() {
+    let driver = EmulatedDriver::new(Schedule::ALL[0]);
+    assert_eq!(problem(&driver, Launch::new("no_such", ONE, ONE)), "there is no kernel no_such");
+    assert!(problem(&driver, Launch::new("probe_early_end", ONE, [1025, 1, 1])).contains("1025 threads a block"));
+    assert!(problem(&driver, Launch::new("probe_early_end", [0, 1, 1], ONE)).contains("without threads"));
+}
