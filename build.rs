@@ -174,7 +174,7 @@ mod cuda {
         fn compile(&self, file: &KernelFile, kept: &Path) -> Result<PathBuf> {
             let flags = self.flags();
             let mut hasher = DefaultHasher::new();
-            (&file.text, fs::read_to_string("kernels/primitives.cuh")?, &flags, self.version).hash(&mut hasher);
+            (&file.text, headers()?, &flags, self.version).hash(&mut hasher);
             let fatbin = kept.join(format!("{}-{:016x}.fatbin", file.stem, hasher.finish()));
             if fatbin.is_file() {
                 return Ok(fatbin);
@@ -198,6 +198,14 @@ mod cuda {
             fs::rename(&unfinished, &fatbin)?;
             Ok(fatbin)
         }
+    }
+
+    /// The text of all headers; any file may include any of them.
+    fn headers() -> Result<Vec<String>> {
+        let mut paths = fs::read_dir("kernels")?.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>()?;
+        paths.retain(|path| path.extension().is_some_and(|extension| extension == "cuh"));
+        paths.sort();
+        paths.iter().map(|path| Ok(fs::read_to_string(path)?)).collect()
     }
 
     fn complaint(path: &Path, what: &str, report: &str) -> String {

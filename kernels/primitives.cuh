@@ -1,4 +1,4 @@
-// What kernels are written in beyond plain CUDA C++: shared memory, asynchronous copies, sums over a warp.
+// What kernels are written in beyond plain CUDA C++: shared memory, asynchronous copies, sums over warps and blocks.
 //
 // Every PTX instruction of Coronet stands here, behind a function with two bodies: inline assembly for the device,
 // plain C++ for the emulator. `CORONET_ARCH` says which architecture's path is compiled: 75, 80 or 90. The device
@@ -78,4 +78,19 @@ template <class Number>
 __device__ __forceinline__ Number warp_sum(Number value) {
     for (int distance = 16; distance > 0; distance /= 2) value += __shfl_xor_sync(WHOLE_WARP, value, distance);
     return value;
+}
+
+/// The sum over a block of whole warps, for thread 0, always added in the same order. Every thread must call it.
+template <class Number>
+__device__ __forceinline__ Number block_sum(Number value) {
+    SHARED_ARRAY(Number, sums, 32);
+    Number sum = warp_sum(value);
+    __syncthreads();  // an earlier sum may still be read
+    if (threadIdx.x % 32 == 0) sums[threadIdx.x / 32] = sum;
+    __syncthreads();
+    sum = 0;
+    if (threadIdx.x == 0) {
+        for (unsigned warp = 0; warp < blockDim.x / 32; warp++) sum += sums[warp];
+    }
+    return sum;
 }

@@ -3,34 +3,28 @@
 
 use coronet::Result;
 use coronet::device::Device;
-use coronet::device::cuda::{Address, CudaDevice, Driver, EmulatedDriver, Launch, Schedule, WITHOUT_KERNEL};
+use coronet::device::cuda::{Address, CudaDevice, Driver, EmulatedDriver, Launch, Schedule};
 use coronet::graph::{Graph, ValueId};
-use coronet::ops::{Case, Op, all_cases};
+use coronet::ops::{Case, all_cases};
 use coronet::program::{Placement, Program};
 use coronet::verify::verify;
-use std::collections::BTreeSet;
 
 fn device(schedule: Schedule) -> CudaDevice {
     CudaDevice::new(EmulatedDriver::new(schedule))
-}
-
-fn has_kernel(case: &Case) -> bool {
-    !WITHOUT_KERNEL.contains(&case.op.variant())
 }
 
 #[test]
 fn kernels_agree_with_the_reference_on_every_case() {
     let device = device(Schedule::ALL[0]);
     let mut failures = Vec::new();
-    let cases: Vec<Case> = all_cases().into_iter().filter(has_kernel).collect();
-    for case in &cases {
-        match verify(case, &device, 1) {
+    for case in all_cases() {
+        match verify(&case, &device, 1) {
             Ok(verdict) if verdict.passed() => {}
             Ok(verdict) => failures.push(format!("{case}: error {} above {}", verdict.error, verdict.bound)),
             Err(error) => failures.push(format!("{case}: {error}")),
         }
     }
-    println!("{} cases; without a kernel: {}", cases.len(), WITHOUT_KERNEL.join(", "));
+    println!("{} cases", all_cases().len());
     assert!(failures.is_empty(), "{}", failures.join("\n"));
 }
 
@@ -51,31 +45,12 @@ fn bits(case: &Case, device: &CudaDevice) -> Vec<u32> {
 #[test]
 fn results_have_the_same_bits_under_every_schedule() {
     let [first, others @ ..] = Schedule::ALL.map(device);
-    for case in all_cases().iter().filter(|case| has_kernel(case)) {
-        let expected = bits(case, &first);
-        for (index, other) in others.iter().enumerate() {
-            assert!(expected == bits(case, other), "{case}: schedule {} differs", index + 1);
-        }
-    }
-}
-
-#[test]
-fn exactly_the_operators_without_a_kernel_are_refused() {
-    let device = device(Schedule::ALL[0]);
-    let mut refused = BTreeSet::new();
     for case in all_cases() {
-        let mut graph = Graph::new();
-        let inputs: Vec<ValueId> = case.inputs.iter().map(|&(shape, _)| graph.input("input", shape)).collect();
-        let outputs = graph.apply("case", case.op.clone(), &inputs).unwrap();
-        let program = Program::lower(&graph, &outputs, &device, Placement::Shared).unwrap();
-        if let Err(error) = device.load(program) {
-            let expected = format!("the CUDA device cannot compute {} yet; use the CPU", case.op.operator().name());
-            assert_eq!(error.to_string(), expected);
-            refused.insert(case.op.variant());
+        let expected = bits(&case, &first);
+        for (index, other) in others.iter().enumerate() {
+            assert!(expected == bits(&case, other), "{case}: schedule {} differs", index + 1);
         }
     }
-    assert_eq!(refused, WITHOUT_KERNEL.iter().copied().collect::<BTreeSet<_>>());
-    println!("{} of {} operators have kernels", Op::VARIANTS.len() - refused.len(), Op::VARIANTS.len());
 }
 
 // ---- the emulator itself -------------------------------------------------------------------------------------------

@@ -16,7 +16,6 @@ pub use driver::{Address, Driver, Launch};
 pub use emulated::{Copies, EmulatedDriver, Order, Schedule};
 #[cfg(feature = "cuda")]
 pub use gpu::Gpu;
-pub use ops::WITHOUT_KERNEL;
 
 use super::isolation::{Isolation, UNWRITTEN};
 use super::layout::{self, Panel, padded};
@@ -92,7 +91,7 @@ impl CudaSession {
             }
         }
         let arena = Memory::zeroed(&driver, program.arena_len())?;
-        let steps = (0..program.steps().len()).map(|step| bind(&program, step, &arena)).collect::<Result<Vec<_>>>()?;
+        let steps: Vec<Vec<Launch>> = (0..program.steps().len()).map(|step| bind(&program, step, &arena)).collect();
         let missing = |launch: &&Launch| !driver.has_kernel(launch.kernel);
         if let Some(launch) = steps.iter().flatten().find(missing) {
             return Err(Error::Device(format!("this build has no kernel {}", launch.kernel)));
@@ -144,7 +143,7 @@ impl CudaSession {
 }
 
 /// The launches of a step.
-fn bind(program: &Program, step: usize, arena: &Memory) -> Result<Vec<Launch>> {
+fn bind(program: &Program, step: usize, arena: &Memory) -> Vec<Launch> {
     let step = &program.steps()[step];
     let shapes = |ids: &[ValueId]| ids.iter().map(|&id| program.value(id).shape).collect();
     let operand = |span: Span| ops::Operand { address: arena.address(span), len: span.len };

@@ -1,13 +1,12 @@
 //! Launches of `kernels/elementwise.cu`.
 
 use super::super::driver::Launch;
-use super::{Binding, maps};
+use super::{Binding, THREADS, maps};
 use crate::device::layout::padded;
 use crate::graph::Shape;
 use crate::ops::{Fill, Scale, Sgd};
 
-/// Threads of a block, as the kernels' `THREADS`, and the numbers that each owns.
-const THREADS: u32 = 256;
+/// Numbers that a thread owns.
 const NUMBERS: usize = 4;
 
 /// A launch over all numbers of the first result.

@@ -2,36 +2,24 @@
 //!
 //! Binding an operator gives the launches that compute it, with every argument fixed.
 
+mod channels;
+mod columns;
+mod conv;
 mod elementwise;
+mod instance_norm;
+mod max_pool;
+mod resize;
+mod soft_dice;
+mod sums;
+mod temporal_conv;
 
 use super::driver::{Address, Launch};
-use crate::error::{Error, Result};
 use crate::graph::Shape;
 use crate::ops::Op;
 use crate::program::Epilogue;
 
-/// The operators, by [`Op::variant`], that have no kernel yet.
-pub const WITHOUT_KERNEL: &[&str] = &[
-    "ChannelSlice",
-    "ChannelSum",
-    "Concatenate",
-    "Conv",
-    "ConvFilterGrad",
-    "ConvInputGrad",
-    "InstanceNorm",
-    "InstanceNormGrad",
-    "MaxPool",
-    "MaxPoolGrad",
-    "Resize",
-    "ResizeGrad",
-    "SoftDice",
-    "SoftDiceGrad",
-    "SumOfSquares",
-    "TemporalConv",
-    "TemporalConvFilterGrad",
-    "TemporalConvInputGrad",
-    "TransposedConv",
-];
+/// Threads of a block wherever a thread owns one number, as the kernels' `THREADS`.
+const THREADS: u32 = 256;
 
 /// A value's memory on the device, in numbers that fit a C++ `int`.
 #[derive(Debug, Clone, Copy)]
@@ -53,20 +41,34 @@ pub(super) struct Binding<'a> {
     pub workspace: Operand,
 }
 
+impl Binding<'_> {
+    /// The residual, if the epilogue adds one.
+    fn residual(&self) -> Option<Operand> {
+        if self.epilogue.residual { self.inputs.last().copied() } else { None }
+    }
+
+    /// The third input of a convolution, or null. No convolution takes a residual, so it can be nothing else.
+    fn bias(&self) -> Address {
+        self.inputs.get(2).map_or(Address(0), |operand| operand.address)
+    }
+}
+
 /// Numbers of scratch memory an operator needs.
 pub(super) fn workspace(op: &Op, inputs: &[Shape]) -> usize {
-    let _ = inputs;
     match op {
+        Op::ChannelSum(_) => sums::channel_sum_workspace(inputs[0]),
+        Op::ConvFilterGrad(op) => conv::filter_grad_workspace(op, inputs),
+        Op::TemporalConvFilterGrad(_) => temporal_conv::filter_grad_workspace(inputs),
+        Op::InstanceNorm(_) => instance_norm::workspace(inputs[0]),
+        Op::InstanceNormGrad(_) => instance_norm::grad_workspace(inputs[0]),
+        Op::SumOfSquares(_) => sums::sum_of_squares_workspace(inputs),
         _ => 0,
     }
 }
 
 /// The launches of a step.
-///
-/// # Errors
-/// [`Error::Device`] when the operator has no kernel yet.
-pub(super) fn bind(binding: &Binding<'_>) -> Result<Vec<Launch>> {
-    Ok(match binding.op {
+pub(super) fn bind(binding: &Binding<'_>) -> Vec<Launch> {
+    match binding.op {
         Op::Add(_) => elementwise::add(binding),
         Op::Relu(_) => elementwise::relu(binding),
         Op::ReluGrad(_) => elementwise::relu_grad(binding),
@@ -76,11 +78,26 @@ pub(super) fn bind(binding: &Binding<'_>) -> Result<Vec<Launch>> {
         Op::SigmoidGrad(_) => elementwise::sigmoid_grad(binding),
         Op::SquareGrad(_) => elementwise::square_grad(binding),
         Op::Sgd(op) => elementwise::sgd(op, binding),
-        op => {
-            let name = op.operator().name();
-            return Err(Error::Device(format!("the CUDA device cannot compute {name} yet; use the CPU")));
-        }
-    })
+        Op::ChannelSum(_) => sums::channel_sum(binding),
+        Op::SumOfSquares(_) => sums::sum_of_squares(binding),
+        Op::Concatenate(_) => channels::concatenate(binding),
+        Op::ChannelSlice(op) => channels::slice(op, binding),
+        Op::MaxPool(op) => max_pool::forward(op, binding),
+        Op::MaxPoolGrad(op) => max_pool::grad(&op.pool, binding),
+        Op::Resize(_) => resize::forward(binding),
+        Op::ResizeGrad(_) => resize::grad(binding),
+        Op::InstanceNorm(op) => instance_norm::forward(op, binding),
+        Op::InstanceNormGrad(_) => instance_norm::grad(binding),
+        Op::SoftDice(op) => soft_dice::forward(op, binding),
+        Op::SoftDiceGrad(op) => soft_dice::grad(op, binding),
+        Op::Conv(op) => conv::forward(op, binding),
+        Op::ConvInputGrad(op) => conv::input_grad(op, binding),
+        Op::ConvFilterGrad(op) => conv::filter_grad(op, binding),
+        Op::TransposedConv(op) => conv::transposed(op, binding),
+        Op::TemporalConv(_) => temporal_conv::forward(binding),
+        Op::TemporalConvInputGrad(_) => temporal_conv::input_grad(binding),
+        Op::TemporalConvFilterGrad(_) => temporal_conv::filter_grad(binding),
+    }
 }
 
 /// Batch, channels, height and width of an operand that the graph has checked to be maps.

@@ -1,0 +1,207 @@
+// Convolution in float32 as implicit matrix products: forward, input gradient (also the transposed convolution) and
+// filter gradient.
+//
+// Maps are [batch][row][column][lane], filters [tap][padded input channel][padded output channel]; padding holds zeros,
+// so sums run over it unharmed. A block owns a tile of 64 x 64 results, a thread 4 x 4 of them. It walks the sum in
+// slices of 8: the next slice is copied to shared memory while this one is multiplied.
+
+#include "primitives.cuh"
+
+namespace {
+
+constexpr int TILE = 64;
+constexpr int SLICE = 8;
+constexpr int SIDE = 16;
+constexpr int THREADS = SIDE * SIDE;
+
+/// How the pixels of a result find the pixels of its source, for the two directions of one convolution.
+struct Geometry {
+    /// The result's maps.
+    int batch, rows, columns, lanes;
+    /// The source's maps.
+    int source_rows, source_columns, source_lanes;
+    int kernel_rows, kernel_columns, stride, padding, dilation;
+};
+
+struct Pixel {
+    int sample, row, column;
+};
+
+__device__ __forceinline__ Pixel pixel_at(int index, int rows, int columns) {
+    return {index / columns / rows, index / columns % rows, index % columns};
+}
+
+/// The source row (or column) that result row `at` reads through tap `tap`, or -1.
+template <bool backward>
+__device__ __forceinline__ int source_of(int at, int tap, int size, const Geometry& g) {
+    int position = backward ? at + g.padding - tap * g.dilation : at * g.stride - g.padding + tap * g.dilation;
+    if (backward) {
+        if (position < 0 || position % g.stride != 0) return -1;
+        position /= g.stride;
+    }
+    return position >= 0 && position < size ? position : -1;
+}
+
+/// Offset of the pixel of the source that a result pixel reads through a tap, or -1 where it reads a zero.
+template <bool backward>
+__device__ __forceinline__ int source_offset(Pixel pixel, int tap, const Geometry& g) {
+    int row = source_of<backward>(pixel.row, tap / g.kernel_columns, g.source_rows, g);
+    int column = source_of<backward>(pixel.column, tap % g.kernel_columns, g.source_columns, g);
+    if (row < 0 || column < 0) return -1;
+    return ((pixel.sample * g.source_rows + row) * g.source_columns + column) * g.source_lanes;
+}
+
+__device__ __forceinline__ float4 four(const float* from) { return *reinterpret_cast<const float4*>(from); }
+
+/// sums += column x row
+__device__ __forceinline__ void add_outer(float (&sums)[4][4], float4 column, float4 row) {
+    const float a[4] = {column.x, column.y, column.z, column.w}, b[4] = {row.x, row.y, row.z, row.w};
+    for (int i = 0; i < 4; i++) {
+        for (int j = 0; j < 4; j++) sums[i][j] += a[i] * b[j];
+    }
+}
+
+/// y[pixel][lane] = bias[lane] + sum over taps and source lanes of source[pixel at tap][k] weight, then ReLU if wanted.
+/// The weight is filter[tap][k][lane], backwards filter[tap][lane][k]. The grid is pixel tiles, lane tiles.
+template <bool backward>
+__device__ __forceinline__ void convolve(const float* source, const float* filter, const float* bias, float* y,
+                                         int rectify, const Geometry& g) {
+    // [stage][pixel][k], and the weights as they lie in memory: [stage][k][lane], backwards [stage][lane][k].
+    SHARED_ARRAY(float, pixels, 2 * TILE * SLICE);
+    SHARED_ARRAY(float, weights, 2 * TILE * SLICE);
+    int thread = static_cast<int>(threadIdx.x), tile = static_cast<int>(blockIdx.x) * TILE;
+    int first_lane = static_cast<int>(blockIdx.y) * TILE, pixel_count = g.batch * g.rows * g.columns;
+    int slices = g.source_lanes / SLICE, steps = g.kernel_rows * g.kernel_columns * slices;
+
+    // Half of the threads copy pixels, half weights, each four numbers of a slice.
+    bool copies_pixels = thread < THREADS / 2;
+    int part = thread % (THREADS / 2), k = part % 2 * 4, mine = part / 2;
+    Pixel pixel = pixel_at(min(tile + mine, pixel_count - 1), g.rows, g.columns);
+    auto copy_slice = [&](int step) {
+        int tap = step / slices, first = step % slices * SLICE, stage = step % 2 * TILE * SLICE;
+        if (copies_pixels) {
+            int offset = source_offset<backward>(pixel, tap, g);
+            bool valid = offset >= 0 && tile + mine < pixel_count;
+            cp_async16(pixels + stage + mine * SLICE + k, valid ? source + offset + first + k : source, valid);
+        } else if (backward) {
+            bool valid = first_lane + mine < g.lanes;
+            const float* from = filter + (tap * g.lanes + first_lane + mine) * g.source_lanes + first + k;
+            cp_async16(weights + stage + mine * SLICE + k, valid ? from : filter, valid);
+        } else {
+            int row = part / SIDE, lane = part % SIDE * 4;
+            bool valid = first_lane + lane < g.lanes;
+            const float* from = filter + (tap * g.source_lanes + first + row) * g.lanes + first_lane + lane;
+            cp_async16(weights + stage + row * TILE + lane, valid ? from : filter, valid);
+        }
+        cp_async_commit();
+    };
+
+    int my_pixel = thread / SIDE * 4, my_lane = thread % SIDE * 4;
+    float sums[4][4] = {};
+    copy_slice(0);
+    for (int step = 0; step < steps; step++) {
+        cp_async_wait<0>();
+        __syncthreads();
+        // The stage written here was last read before the barrier.
+        if (step + 1 < steps) copy_slice(step + 1);
+        const float* p = pixels + step % 2 * TILE * SLICE + my_pixel * SLICE;
+        const float* w = weights + step % 2 * TILE * SLICE + (backward ? my_lane * SLICE : my_lane);
+        for (int k = 0; k < SLICE; k++) {
+            float4 column = make_float4(p[k], p[SLICE + k], p[2 * SLICE + k], p[3 * SLICE + k]);
+            float4 row = backward ? make_float4(w[k], w[SLICE + k], w[2 * SLICE + k], w[3 * SLICE + k])
+                                  : four(w + k * TILE);
+            add_outer(sums, column, row);
+        }
+    }
+
+    int lane = first_lane + my_lane;
+    if (lane >= g.lanes) return;
+    float4 start = bias != nullptr ? four(bias + lane) : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+    for (int i = 0; i < 4; i++) {
+        float4 result = make_float4(sums[i][0] + start.x, sums[i][1] + start.y, sums[i][2] + start.z, sums[i][3] + start.w);
+        if (rectify) {
+            // NaN stays.
+            result.x = result.x < 0.0f ? 0.0f : result.x, result.y = result.y < 0.0f ? 0.0f : result.y;
+            result.z = result.z < 0.0f ? 0.0f : result.z, result.w = result.w < 0.0f ? 0.0f : result.w;
+        }
+        int index = tile + my_pixel + i;
+        if (index < pixel_count) *reinterpret_cast<float4*>(y + index * g.lanes + lane) = result;
+    }
+}
+
+}  // namespace
+
+/// y[n][i][j][o] = bias[o] + sum over u, v, c of w[u][v][c][o] x[n][i s + u d - p][j s + v d - p][c], then ReLU if
+/// `rectify`. `bias` may be null.
+extern "C" __global__ void __launch_bounds__(THREADS)
+    conv(const float* x, const float* filter, const float* bias, float* y, int rectify, Geometry g) {
+    convolve<false>(x, filter, bias, y, rectify, g);
+}
+
+/// dx[n][i s + u d - p][j s + v d - p][c] += w[u][v][c][o] dy[n][i][j][o], gathered; then bias and ReLU as in `conv`.
+extern "C" __global__ void __launch_bounds__(THREADS)
+    conv_backward(const float* dy, const float* filter, const float* bias, float* dx, int rectify, Geometry g) {
+    convolve<true>(dy, filter, bias, dx, rectify, g);
+}
+
+/// parts[part][tap][c][o] = sum over the part's pixels of x[pixel at tap][c] dy[pixel][o]. `g` is that of `conv`: its
+/// result is dy. The grid is tiles of (c, o), taps, parts; a part is `part_pixels` pixels, a multiple of 8.
+extern "C" __global__ void __launch_bounds__(THREADS)
+    conv_filter_grad(const float* x, const float* dy, float* parts, int part_pixels, Geometry g) {
+    // [stage][pixel][channel]
+    SHARED_ARRAY(float, inputs, 2 * TILE * SLICE);
+    SHARED_ARRAY(float, cotangents, 2 * TILE * SLICE);
+    int thread = static_cast<int>(threadIdx.x), output_tiles = (g.lanes + TILE - 1) / TILE;
+    int first_input = static_cast<int>(blockIdx.x) / output_tiles * TILE;
+    int first_output = static_cast<int>(blockIdx.x) % output_tiles * TILE;
+    int tap = static_cast<int>(blockIdx.y), start = static_cast<int>(blockIdx.z) * part_pixels;
+    int end = min(start + part_pixels, g.batch * g.rows * g.columns), steps = (end - start + SLICE - 1) / SLICE;
+
+    // Half of the threads copy the input, half the cotangent, each four channels of a pixel.
+    bool copies_inputs = thread < THREADS / 2;
+    int part = thread % (THREADS / 2), mine = part / SIDE, channel = part % SIDE * 4;
+    auto copy_slice = [&](int step) {
+        int index = start + step * SLICE + mine, place = step % 2 * TILE * SLICE + mine * TILE + channel;
+        if (copies_inputs) {
+            int offset = source_offset<false>(pixel_at(min(index, end - 1), g.rows, g.columns), tap, g);
+            bool valid = index < end && offset >= 0 && first_input + channel < g.source_lanes;
+            cp_async16(inputs + place, valid ? x + offset + first_input + channel : x, valid);
+        } else {
+            bool valid = index < end && first_output + channel < g.lanes;
+            cp_async16(cotangents + place, valid ? dy + index * g.lanes + first_output + channel : dy, valid);
+        }
+        cp_async_commit();
+    };
+
+    int my_input = thread / SIDE * 4, my_output = thread % SIDE * 4;
+    float sums[4][4] = {};
+    copy_slice(0);
+    for (int step = 0; step < steps; step++) {
+        cp_async_wait<0>();
+        __syncthreads();
+        if (step + 1 < steps) copy_slice(step + 1);
+        int stage = step % 2 * TILE * SLICE;
+        for (int k = 0; k < SLICE; k++) {
+            add_outer(sums, four(inputs + stage + k * TILE + my_input), four(cotangents + stage + k * TILE + my_output));
+        }
+    }
+
+    int taps = g.kernel_rows * g.kernel_columns, output = first_output + my_output;
+    if (output >= g.lanes) return;
+    for (int i = 0; i < 4; i++) {
+        int input = first_input + my_input + i;
+        if (input >= g.source_lanes) return;
+        float* to = parts + ((static_cast<int>(blockIdx.z) * taps + tap) * g.source_lanes + input) * g.lanes + output;
+        *reinterpret_cast<float4*>(to) = make_float4(sums[i][0], sums[i][1], sums[i][2], sums[i][3]);
+    }
+}
+
+/// filter[i] = sum over the parts of parts[part][i], first part first. A thread owns a number.
+extern "C" __global__ void __launch_bounds__(THREADS)
+    merge_filter_parts(const float* parts, float* filter, int length, int part_count) {
+    unsigned index = blockIdx.x * blockDim.x + threadIdx.x;
+    if (index >= static_cast<unsigned>(length)) return;
+    float sum = 0.0f;
+    for (int part = 0; part < part_count; part++) sum += parts[part * length + static_cast<int>(index)];
+    filter[index] = sum;
+}

@@ -1,0 +1,131 @@
+//! Launches of `kernels/conv.cu`.
+
+use super::super::driver::{Address, Launch};
+use super::{Binding, THREADS, maps};
+use crate::device::layout::{padded, storage};
+use crate::graph::Shape;
+use crate::ops::{Conv, ConvFilterGrad, ConvInputGrad, TransposedConv};
+use bytemuck::NoUninit;
+
+/// Rows and columns of the results that a block owns, as the kernels' `TILE`.
+const TILE: usize = 64;
+
+/// Pixels of a part of a filter gradient's sum. Sums of more products in float32 lose digits.
+const PART: usize = 4096;
+
+/// The kernels' `Geometry`.
+#[derive(Debug, Clone, Copy, NoUninit)]
+#[repr(C)]
+struct Geometry {
+    batch: i32,
+    rows: i32,
+    columns: i32,
+    lanes: i32,
+    source_rows: i32,
+    source_columns: i32,
+    source_lanes: i32,
+    kernel_rows: i32,
+    kernel_columns: i32,
+    stride: i32,
+    padding: i32,
+    dilation: i32,
+}
+
+impl Geometry {
+    /// From maps of shape `source` to maps of shape `result`, forward or backward.
+    fn new(conv: &Conv, source: Shape, result: Shape, kernel: (usize, usize)) -> Geometry {
+        let ((_, source_channels, source_rows, source_columns), (batch, channels, rows, columns)) =
+            (maps(source), maps(result));
+        let [batch, rows, columns, lanes] = [batch, rows, columns, padded(channels)].map(|size| size as i32);
+        let [source_rows, source_columns, source_lanes] =
+            [source_rows, source_columns, padded(source_channels)].map(|size| size as i32);
+        let [kernel_rows, kernel_columns] = [kernel.0, kernel.1].map(|size| size as i32);
+        let [stride, padding, dilation] = [conv.stride, conv.padding, conv.dilation].map(|size| size as i32);
+        Geometry {
+            batch,
+            rows,
+            columns,
+            lanes,
+            source_rows,
+            source_columns,
+            source_lanes,
+            kernel_rows,
+            kernel_columns,
+            stride,
+            padding,
+            dilation,
+        }
+    }
+}
+
+/// Rows and columns of an operand that the graph has checked to be a filter.
+fn kernel_of(filter: Shape) -> (usize, usize) {
+    match filter {
+        Shape::Filter { height, width, .. } => (height, width),
+        other => unreachable!("the graph admits filters only here, not {other}"),
+    }
+}
+
+pub(super) fn forward(op: &Conv, binding: &Binding<'_>) -> Vec<Launch> {
+    convolve("conv", op, binding)
+}
+
+pub(super) fn input_grad(op: &ConvInputGrad, binding: &Binding<'_>) -> Vec<Launch> {
+    convolve("conv_backward", &op.conv, binding)
+}
+
+pub(super) fn transposed(op: &TransposedConv, binding: &Binding<'_>) -> Vec<Launch> {
+    convolve("conv_backward", &op.conv(), binding)
+}
+
+fn convolve(kernel: &'static str, conv: &Conv, binding: &Binding<'_>) -> Vec<Launch> {
+    let (source, result) = (binding.input_shapes[0], binding.output_shapes[0]);
+    let geometry = Geometry::new(conv, source, result, kernel_of(binding.input_shapes[1]));
+    let (batch, channels, rows, columns) = maps(result);
+    let tiles = [(batch * rows * columns).div_ceil(TILE), padded(channels).div_ceil(TILE)].map(|count| count as u32);
+    let launch = Launch::new(kernel, [tiles[0], tiles[1], 1], [THREADS, 1, 1]);
+    let launch = launch.with(binding.inputs[0].address).with(binding.inputs[1].address).with(binding.bias());
+    vec![launch.with(binding.outputs[0].address).with(i32::from(binding.epilogue.relu)).with(geometry)]
+}
+
+/// Into how many parts the pixels of cotangents are cut.
+pub(super) fn parts(cotangent: Shape) -> usize {
+    let (batch, _, rows, columns) = maps(cotangent);
+    (batch * rows * columns).div_ceil(PART)
+}
+
+/// Room for the parts of a filter gradient, unless the only part is the result.
+pub(super) fn parts_workspace(cotangent: Shape, filter: Shape) -> usize {
+    let parts = parts(cotangent);
+    if parts == 1 { 0 } else { parts * storage(filter) }
+}
+
+pub(super) fn filter_grad_workspace(op: &ConvFilterGrad, inputs: &[Shape]) -> usize {
+    let ((_, channels, _, _), (_, outputs, _, _)) = (maps(inputs[0]), maps(inputs[1]));
+    let filter = Shape::Filter { outputs, inputs: channels, height: op.kernel_height, width: op.kernel_width };
+    parts_workspace(inputs[1], filter)
+}
+
+pub(super) fn filter_grad(op: &ConvFilterGrad, binding: &Binding<'_>) -> Vec<Launch> {
+    let (x, dy) = (binding.input_shapes[0], binding.input_shapes[1]);
+    let geometry = Geometry::new(&op.conv, x, dy, (op.kernel_height, op.kernel_width));
+    let tiles = |shape: Shape| padded(maps(shape).1).div_ceil(TILE);
+    let grid = [tiles(x) * tiles(dy), op.kernel_height * op.kernel_width, parts(dy)].map(|count| count as u32);
+    let launch = Launch::new("conv_filter_grad", grid, [THREADS, 1, 1]);
+    let launch = launch.with(binding.inputs[0].address).with(binding.inputs[1].address);
+    in_parts(binding, dy, |parts, pixels| launch.clone().with(parts).with_int(pixels).with(geometry))
+}
+
+/// The launches of a filter gradient whose first kernel, given where to and how many pixels a part has, writes parts.
+pub(super) fn in_parts(
+    binding: &Binding<'_>,
+    cotangent: Shape,
+    first: impl Fn(Address, usize) -> Launch,
+) -> Vec<Launch> {
+    let (filter, parts) = (binding.outputs[0], parts(cotangent));
+    if parts == 1 {
+        return vec![first(filter.address, PART)];
+    }
+    let merge = Launch::of_threads("merge_filter_parts", filter.len, THREADS).with(binding.workspace.address);
+    vec![first(binding.workspace.address, PART), merge.with(filter.address).with_int(filter.len).with_int(parts)]
+}

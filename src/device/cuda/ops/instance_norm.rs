@@ -1,0 +1,71 @@
+//! Launches of `kernels/instance_norm.cu`: bands, their merge, and the pass that writes the maps.
+
+use super::super::driver::Launch;
+use super::columns::Columns;
+use super::{Binding, THREADS};
+use crate::graph::Shape;
+use crate::ops::InstanceNorm;
+use crate::program::Epilogue;
+
+/// Numbers that a thread of the last forward pass owns.
+const NUMBERS: usize = 4;
+
+/// Two rows of lanes for each band of each sample.
+pub(super) fn workspace(shape: Shape) -> usize {
+    let columns = Columns::of(shape);
+    2 * columns.batch * columns.bands() * columns.lanes
+}
+
+/// As [`workspace`], and two rows of lanes for each sample.
+pub(super) fn grad_workspace(shape: Shape) -> usize {
+    let columns = Columns::of(shape);
+    workspace(shape) + 2 * columns.batch * columns.lanes
+}
+
+pub(super) fn forward(op: &InstanceNorm, binding: &Binding<'_>) -> Vec<Launch> {
+    let columns = Columns::of(binding.input_shapes[0]);
+    let [x, gamma, beta] = [0, 1, 2].map(|input| binding.inputs[input].address);
+    let (y, statistics, bands) = (binding.outputs[0], binding.outputs[1].address, binding.workspace.address);
+    let partial = columns.launch("instance_norm_bands").with(x).with(bands);
+    let merge = Launch::of_threads("instance_norm_merge", columns.batch * columns.lanes, THREADS);
+    let merge = merge.with(x).with(bands).with(statistics).with_int(columns.batch).with_int(columns.area);
+    let merge = merge.with_int(columns.lanes).with_int(columns.channels).with_int(columns.band_pixels());
+    let quads = y.len / NUMBERS;
+    let apply = Launch::of_threads(apply_kernel(binding.epilogue), quads, THREADS).with(x).with(statistics);
+    // Kernels without a residual do not read it, but every pointer is a live one.
+    let residual = binding.residual().map_or(x, |operand| operand.address);
+    let apply = apply.with(gamma).with(beta).with(residual).with(y.address);
+    vec![
+        partial.with_int(columns.area).with_int(columns.lanes).with_int(columns.band_pixels()),
+        merge.with_int(columns.bands()).with(op.epsilon),
+        apply.with_int(quads).with_int(columns.area).with_int(columns.lanes),
+    ]
+}
+
+fn apply_kernel(epilogue: Epilogue) -> &'static str {
+    match (epilogue.residual, epilogue.relu) {
+        (false, false) => "instance_norm_apply",
+        (false, true) => "instance_norm_apply_relu",
+        (true, false) => "instance_norm_apply_residual",
+        (true, true) => "instance_norm_apply_residual_relu",
+    }
+}
+
+pub(super) fn grad(binding: &Binding<'_>) -> Vec<Launch> {
+    let columns = Columns::of(binding.input_shapes[0]);
+    let [x, statistics, gamma, dy] = [0, 1, 2, 3].map(|input| binding.inputs[input].address);
+    let [dx, dgamma, dbeta] = [0, 1, 2].map(|output| binding.outputs[output].address);
+    let bands = binding.workspace.address;
+    let totals = bands.after(workspace(binding.input_shapes[0]));
+    let partial = columns.launch("instance_norm_grad_bands").with(x).with(statistics).with(dy).with(bands);
+    let merge = Launch::of_threads("instance_norm_grad_merge", columns.lanes, THREADS).with(bands).with(totals);
+    let merge = merge.with(dgamma).with(dbeta).with_int(columns.batch);
+    let length = binding.outputs[0].len;
+    let apply = Launch::of_threads("instance_norm_grad_apply", length, THREADS).with(x).with(statistics).with(gamma);
+    let apply = apply.with(dy).with(totals).with(dx).with_int(length);
+    vec![
+        partial.with_int(columns.area).with_int(columns.lanes).with_int(columns.band_pixels()),
+        merge.with_int(columns.lanes).with_int(columns.bands()),
+        apply.with_int(columns.area).with_int(columns.lanes),
+    ]
+}
