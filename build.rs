@@ -18,6 +18,7 @@ type Result<T, E = Box<dyn Error>> = std::result::Result<T, E>;
 
 fn main() -> ExitCode {
     println!("cargo::rerun-if-changed=build.rs");
+    println!("cargo::rustc-check-cfg=cfg(coronet_checked)");
     let asked = |feature: &str| env::var_os(format!("CARGO_FEATURE_{feature}")).is_some();
     let built = build(asked("CUDA"), asked("EMULATOR"));
     match built {
@@ -49,7 +50,14 @@ struct KernelFile {
     stem: String,
     path: PathBuf,
     text: String,
-    kernels: Vec<String>,
+    kernels: Vec<Kernel>,
+}
+
+struct Kernel {
+    name: String,
+    /// The most threads of a block, as `__launch_bounds__` has it in the file's own words.
+    #[cfg_attr(not(feature = "emulator"), allow(dead_code))]
+    most_threads: String,
 }
 
 fn kernel_files() -> Result<Vec<KernelFile>> {
@@ -59,24 +67,24 @@ fn kernel_files() -> Result<Vec<KernelFile>> {
         if path.extension().is_some_and(|extension| extension == "cu") {
             let text = fs::read_to_string(&path)?;
             let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-            files.push(KernelFile { stem, kernels: kernel_names(&text), path, text });
+            files.push(KernelFile { stem, kernels: kernels_of(&text), path, text });
         }
     }
     files.sort_by(|a, b| a.stem.cmp(&b.stem));
     Ok(files)
 }
 
-/// The names after `__global__ void`, whatever `__launch_bounds__` stands between.
-fn kernel_names(text: &str) -> Vec<String> {
+/// The kernels of a file: `extern "C" __global__ void __launch_bounds__(MOST_THREADS) NAME(`.
+fn kernels_of(text: &str) -> Vec<Kernel> {
     let heads = text.split("extern \"C\" __global__ void").skip(1);
     heads
         .filter_map(|head| {
-            let head = head.trim_start();
-            let head = match head.strip_prefix("__launch_bounds__(") {
-                Some(bounded) => bounded.split_once(')')?.1.trim_start(),
-                None => head,
+            let (most_threads, head) = match head.trim_start().strip_prefix("__launch_bounds__(") {
+                Some(bounded) => bounded.split_once(')')?,
+                None => ("1024", head),
             };
-            head.split_once('(').map(|(name, _)| name.trim().to_owned())
+            let name = head.split_once('(')?.0.trim().to_owned();
+            Some(Kernel { name, most_threads: most_threads.to_owned() })
         })
         .collect()
 }
@@ -108,7 +116,8 @@ mod cuda {
         let mut list = String::from("const FATBINS: &[Fatbin] = &[\n");
         for file in files {
             let fatbin = nvcc.compile(file, &kept)?;
-            let (stem, kernels) = (&file.stem, &file.kernels);
+            let kernels: Vec<&str> = file.kernels.iter().map(|kernel| kernel.name.as_str()).collect();
+            let stem = &file.stem;
             writeln!(
                 list,
                 "    Fatbin {{ file: {stem:?}, kernels: &{kernels:?}, image: include_bytes!({fatbin:?}) }},"
@@ -273,14 +282,49 @@ mod emulator {
     /// Kernels that do wrong on purpose, for the emulator's own tests; nvcc never sees them.
     const PROBES: &str = "kernels/emulator/probes.cu";
 
-    /// Compiles emulator and kernels into one static library, and writes `emulated.rs`, the list of the kernel lists.
+    /// Compiles kernels and emulator into static libraries, and writes `emulated.rs`, the list of the kernel lists.
+    ///
+    /// With `CORONET_EMULATOR=checked` clang instruments the kernels for the race detector and for undefined behaviour.
     pub fn compile(files: &[KernelFile], out: &Path) -> Result<()> {
-        let text = fs::read_to_string(PROBES)?;
-        let probes = KernelFile { stem: "probes".into(), path: PROBES.into(), kernels: kernel_names(&text), text };
+        println!("cargo::rerun-if-env-changed=CORONET_EMULATOR");
+        let checked = match env::var("CORONET_EMULATOR").as_deref() {
+            Ok("checked") => true,
+            Ok(other) if !other.is_empty() => {
+                return Err(format!("CORONET_EMULATOR is `{other}`, not `checked`").into());
+            }
+            _ => false,
+        };
+        if checked {
+            println!("cargo::rustc-cfg=coronet_checked");
+        }
+        compile_kernels(files, out, checked)?;
+        let mut runtime = cpp(checked);
+        for part in ["fiber.cpp", "memory.cpp", "multiprocessor.cpp", "races.cpp", "undefined.cpp", "interface.cpp"] {
+            runtime.file(Path::new("kernels/emulator").join(part));
+        }
+        runtime.try_compile("coronet_emulator").map_err(|e| format!("the emulator does not compile: {e}"))?;
+        compile_switch()
+    }
+
+    fn cpp(checked: bool) -> cc::Build {
         let mut library = cc::Build::new();
         library.cpp(true).std("c++17").include("kernels").opt_level(3).warnings(true);
-        // As the device adds and multiplies unless told otherwise, but without an instruction that is missing here.
-        library.define("CORONET_ARCH", "80");
+        if checked {
+            library.compiler("clang++").define("CORONET_CHECKED", None);
+        }
+        library
+    }
+
+    fn compile_kernels(files: &[KernelFile], out: &Path, checked: bool) -> Result<()> {
+        let text = fs::read_to_string(PROBES)?;
+        let probes = KernelFile { stem: "probes".into(), path: PROBES.into(), kernels: kernels_of(&text), text };
+        let mut library = cpp(checked);
+        // The path of sm_80 is the one with asynchronous copies. Kernels are plain C symbols with everyday names, which
+        // must not meet those of a shared library.
+        library.define("CORONET_ARCH", "80").flag("-fvisibility=hidden");
+        if checked {
+            library.flag("-fsanitize=thread,undefined").flag("-fno-sanitize=vptr,function");
+        }
         let (mut tables, mut names) = (String::new(), String::new());
         for file in files.iter().chain([&probes]) {
             let symbol = format!("coronet_kernels_{}", file.stem);
@@ -290,11 +334,7 @@ mod emulator {
             writeln!(tables, "unsafe extern \"C\" {{ static {symbol}: Kernel; }}")?;
             writeln!(names, "    &raw const {symbol},")?;
         }
-        for part in ["fiber.cpp", "memory.cpp", "multiprocessor.cpp", "interface.cpp"] {
-            library.file(Path::new("kernels/emulator").join(part));
-        }
-        library.try_compile("coronet_emulated").map_err(|e| format!("the emulator does not compile: {e}"))?;
-        compile_switch()?;
+        library.try_compile("coronet_emulated").map_err(|e| format!("the kernels do not compile for the host: {e}"))?;
         let list = format!("{tables}fn tables() -> [*const Kernel; {}] {{ [\n{names}] }}\n", files.len() + 1);
         fs::write(out.join("emulated.rs"), list)?;
         Ok(())
@@ -303,10 +343,11 @@ mod emulator {
     /// The file itself and, after it, its list of kernels.
     fn table_source(file: &KernelFile, symbol: &str) -> Result<String> {
         let path = fs::canonicalize(&file.path)?;
-        let entries: String = file.kernels.iter().map(|name| format!("    KERNEL({name}),\n")).collect();
+        let entry = |kernel: &Kernel| format!("    KERNEL({}, {}),\n", kernel.name, kernel.most_threads);
+        let entries: String = file.kernels.iter().map(entry).collect();
         let head = format!("#include {path:?}\n\n#include \"emulator/kernel.h\"\n\n");
         Ok(format!(
-            "{head}extern \"C\" const emulator::Kernel {symbol}[] = {{\n{entries}    {{nullptr, nullptr}},\n}};\n"
+            "{head}extern \"C\" const emulator::Kernel {symbol}[] = {{\n{entries}    {{nullptr, nullptr, 0}},\n}};\n"
         ))
     }
 

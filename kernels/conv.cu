@@ -61,42 +61,83 @@ __device__ __forceinline__ void add_outer(float (&sums)[4][4], float4 column, fl
     }
 }
 
+// A block's part of a slice, as threads copy it: half of them pixels, half weights, each four neighbouring numbers.
+// pixels: [pixel][k]. weights, as they lie in memory: [k][lane], backwards [lane][k].
+
+/// Copies the thread's four channels of its pixel from `first` on; zeros where the tap lies outside.
+template <bool backward>
+__device__ __forceinline__ void copy_pixels(float* pixels, const float* source, Pixel pixel, bool exists, int tap,
+                                            int first, const Geometry& g) {
+    int part = static_cast<int>(threadIdx.x) % (THREADS / 2), k = part % 2 * 4;
+    int offset = source_offset<backward>(pixel, tap, g);
+    bool valid = exists && offset >= 0;
+    cp_async16(pixels + part / 2 * SLICE + k, valid ? source + offset + first + k : source, valid);
+}
+
+/// Copies four of the weights between source channels from `first` on and result lanes from `first_lane` on.
+template <bool backward>
+__device__ __forceinline__ void copy_weights(float* weights, const float* filter, int tap, int first, int first_lane,
+                                             const Geometry& g) {
+    int part = static_cast<int>(threadIdx.x) % (THREADS / 2);
+    int k = backward ? part % 2 * 4 : part / SIDE, lane = backward ? part / 2 : part % SIDE * 4;
+    bool valid = first_lane + lane < g.lanes;
+    int row = backward ? tap * g.lanes + first_lane + lane : tap * g.source_lanes + first + k;
+    int offset = backward ? row * g.source_lanes + first + k : row * g.lanes + first_lane + lane;
+    cp_async16(weights + (backward ? lane * SLICE + k : k * TILE + lane), valid ? filter + offset : filter, valid);
+}
+
+/// sums += the thread's four pixels times its four lanes, over a slice.
+template <bool backward>
+__device__ __forceinline__ void multiply_slice(float (&sums)[4][4], const float* pixels, const float* weights) {
+    const float* p = pixels + static_cast<int>(threadIdx.x) / SIDE * 4 * SLICE;
+    const float* w = weights + static_cast<int>(threadIdx.x) % SIDE * 4 * (backward ? SLICE : 1);
+    for (int k = 0; k < SLICE; k++) {
+        float4 column = make_float4(p[k], p[SLICE + k], p[2 * SLICE + k], p[3 * SLICE + k]);
+        float4 row =
+            backward ? make_float4(w[k], w[SLICE + k], w[2 * SLICE + k], w[3 * SLICE + k]) : four(w + k * TILE);
+        add_outer(sums, column, row);
+    }
+}
+
+/// max(x, 0) if wanted; NaN stays.
+__device__ __forceinline__ float rectified(float x, int rectify) { return rectify && x < 0.0f ? 0.0f : x; }
+
+/// y = sums + bias, then ReLU if wanted, for the thread's pixels that exist.
+__device__ __forceinline__ void write_results(const float (&sums)[4][4], const float* bias, float* y, int rectify,
+                                              int first_pixel, int lane, const Geometry& g) {
+    float4 b = bias != nullptr ? four(bias + lane) : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+    for (int i = 0; i < 4; i++) {
+        if (first_pixel + i >= g.batch * g.rows * g.columns) return;
+        *reinterpret_cast<float4*>(y + (first_pixel + i) * g.lanes + lane) =
+            make_float4(rectified(sums[i][0] + b.x, rectify), rectified(sums[i][1] + b.y, rectify),
+                        rectified(sums[i][2] + b.z, rectify), rectified(sums[i][3] + b.w, rectify));
+    }
+}
+
 /// y[pixel][lane] = bias[lane] + sum over taps and source lanes of source[pixel at tap][k] weight, then ReLU if wanted.
 /// The weight is filter[tap][k][lane], backwards filter[tap][lane][k]. The grid is pixel tiles, lane tiles.
 template <bool backward>
 __device__ __forceinline__ void convolve(const float* source, const float* filter, const float* bias, float* y,
                                          int rectify, const Geometry& g) {
-    // [stage][pixel][k], and the weights as they lie in memory: [stage][k][lane], backwards [stage][lane][k].
+    // Two stages each: one is filled while the other is read.
     SHARED_ARRAY(float, pixels, 2 * TILE * SLICE);
     SHARED_ARRAY(float, weights, 2 * TILE * SLICE);
-    int thread = static_cast<int>(threadIdx.x), tile = static_cast<int>(blockIdx.x) * TILE;
+    int thread = static_cast<int>(threadIdx.x), first_pixel = static_cast<int>(blockIdx.x) * TILE;
     int first_lane = static_cast<int>(blockIdx.y) * TILE, pixel_count = g.batch * g.rows * g.columns;
+    int copied = first_pixel + thread % (THREADS / 2) / 2;
+    Pixel pixel = pixel_at(min(copied, pixel_count - 1), g.rows, g.columns);
     int slices = g.source_lanes / SLICE, steps = g.kernel_rows * g.kernel_columns * slices;
-
-    // Half of the threads copy pixels, half weights, each four numbers of a slice.
-    bool copies_pixels = thread < THREADS / 2;
-    int part = thread % (THREADS / 2), k = part % 2 * 4, mine = part / 2;
-    Pixel pixel = pixel_at(min(tile + mine, pixel_count - 1), g.rows, g.columns);
     auto copy_slice = [&](int step) {
         int tap = step / slices, first = step % slices * SLICE, stage = step % 2 * TILE * SLICE;
-        if (copies_pixels) {
-            int offset = source_offset<backward>(pixel, tap, g);
-            bool valid = offset >= 0 && tile + mine < pixel_count;
-            cp_async16(pixels + stage + mine * SLICE + k, valid ? source + offset + first + k : source, valid);
-        } else if (backward) {
-            bool valid = first_lane + mine < g.lanes;
-            const float* from = filter + (tap * g.lanes + first_lane + mine) * g.source_lanes + first + k;
-            cp_async16(weights + stage + mine * SLICE + k, valid ? from : filter, valid);
+        if (thread < THREADS / 2) {
+            copy_pixels<backward>(pixels + stage, source, pixel, copied < pixel_count, tap, first, g);
         } else {
-            int row = part / SIDE, lane = part % SIDE * 4;
-            bool valid = first_lane + lane < g.lanes;
-            const float* from = filter + (tap * g.source_lanes + first + row) * g.lanes + first_lane + lane;
-            cp_async16(weights + stage + row * TILE + lane, valid ? from : filter, valid);
+            copy_weights<backward>(weights + stage, filter, tap, first, first_lane, g);
         }
         cp_async_commit();
     };
 
-    int my_pixel = thread / SIDE * 4, my_lane = thread % SIDE * 4;
+    int lane = first_lane + thread % SIDE * 4;
     float sums[4][4] = {};
     copy_slice(0);
     for (int step = 0; step < steps; step++) {
@@ -104,29 +145,10 @@ __device__ __forceinline__ void convolve(const float* source, const float* filte
         __syncthreads();
         // The stage written here was last read before the barrier.
         if (step + 1 < steps) copy_slice(step + 1);
-        const float* p = pixels + step % 2 * TILE * SLICE + my_pixel * SLICE;
-        const float* w = weights + step % 2 * TILE * SLICE + (backward ? my_lane * SLICE : my_lane);
-        for (int k = 0; k < SLICE; k++) {
-            float4 column = make_float4(p[k], p[SLICE + k], p[2 * SLICE + k], p[3 * SLICE + k]);
-            float4 row = backward ? make_float4(w[k], w[SLICE + k], w[2 * SLICE + k], w[3 * SLICE + k])
-                                  : four(w + k * TILE);
-            add_outer(sums, column, row);
-        }
+        int stage = step % 2 * TILE * SLICE;
+        if (lane < g.lanes) multiply_slice<backward>(sums, pixels + stage, weights + stage);
     }
-
-    int lane = first_lane + my_lane;
-    if (lane >= g.lanes) return;
-    float4 start = bias != nullptr ? four(bias + lane) : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
-    for (int i = 0; i < 4; i++) {
-        float4 result = make_float4(sums[i][0] + start.x, sums[i][1] + start.y, sums[i][2] + start.z, sums[i][3] + start.w);
-        if (rectify) {
-            // NaN stays.
-            result.x = result.x < 0.0f ? 0.0f : result.x, result.y = result.y < 0.0f ? 0.0f : result.y;
-            result.z = result.z < 0.0f ? 0.0f : result.z, result.w = result.w < 0.0f ? 0.0f : result.w;
-        }
-        int index = tile + my_pixel + i;
-        if (index < pixel_count) *reinterpret_cast<float4*>(y + index * g.lanes + lane) = result;
-    }
+    if (lane < g.lanes) write_results(sums, bias, y, rectify, first_pixel + thread / SIDE * 4, lane, g);
 }
 
 }  // namespace
@@ -174,6 +196,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     };
 
     int my_input = thread / SIDE * 4, my_output = thread % SIDE * 4;
+    bool is_needed = first_input + my_input < g.source_lanes && first_output + my_output < g.lanes;
     float sums[4][4] = {};
     copy_slice(0);
     for (int step = 0; step < steps; step++) {
@@ -181,18 +204,19 @@ extern "C" __global__ void __launch_bounds__(THREADS)
         __syncthreads();
         if (step + 1 < steps) copy_slice(step + 1);
         int stage = step % 2 * TILE * SLICE;
+        if (!is_needed) continue;
         for (int k = 0; k < SLICE; k++) {
-            add_outer(sums, four(inputs + stage + k * TILE + my_input), four(cotangents + stage + k * TILE + my_output));
+            const float* row = cotangents + stage + k * TILE + my_output;
+            add_outer(sums, four(inputs + stage + k * TILE + my_input), four(row));
         }
     }
 
-    int taps = g.kernel_rows * g.kernel_columns, output = first_output + my_output;
-    if (output >= g.lanes) return;
+    if (!is_needed) return;
+    int taps = g.kernel_rows * g.kernel_columns;
+    int row = (static_cast<int>(blockIdx.z) * taps + tap) * g.source_lanes + first_input + my_input;
+    float* to = parts + row * g.lanes + first_output + my_output;
     for (int i = 0; i < 4; i++) {
-        int input = first_input + my_input + i;
-        if (input >= g.source_lanes) return;
-        float* to = parts + ((static_cast<int>(blockIdx.z) * taps + tap) * g.source_lanes + input) * g.lanes + output;
-        *reinterpret_cast<float4*>(to) = make_float4(sums[i][0], sums[i][1], sums[i][2], sums[i][3]);
+        *reinterpret_cast<float4*>(to + i * g.lanes) = make_float4(sums[i][0], sums[i][1], sums[i][2], sums[i][3]);
     }
 }
 

@@ -86,7 +86,8 @@ extern "C" __global__ void __launch_bounds__(THREADS) relu(const float* x, float
 }
 
 /// dx = dy where y > 0, else 0
-extern "C" __global__ void __launch_bounds__(THREADS) relu_grad(const float* y, const float* dy, float* dx, int length) {
+extern "C" __global__ void __launch_bounds__(THREADS)
+    relu_grad(const float* y, const float* dy, float* dx, int length) {
     map(y, dy, dx, length, [](float y, float dy) { return y > 0.0f ? dy : 0.0f; });
 }
 

@@ -1,8 +1,9 @@
-// Instance norm (Ulyanov et al. 2016) and its gradient: y = gamma (x - mean) r + beta, r = 1 / sqrt(var + epsilon), mean
-// and var over the pixels of one channel of one sample.
+// Instance norm (Ulyanov et al. 2016) and its gradient: y = gamma (x - mean) r + beta, r = 1 / sqrt(var + epsilon),
+// mean and var over the pixels of one channel of one sample.
 //
-// Statistics come from bands of pixels, merged as (count, mean, M2) in a fixed order (Chan, Golub, LeVeque 1983), M2 being
-// the sum of squared deviations; all relative to the sample's first pixel, so that a mean far from zero costs nothing.
+// Statistics come from bands of pixels, merged as (count, mean, M2) in a fixed order (Chan, Golub, LeVeque 1983), M2
+// being the sum of squared deviations; all relative to the sample's first pixel, so that a mean far from zero costs
+// nothing.
 // Maps are [batch][pixel][lane], statistics [batch][mean, r][lane]. Padding lanes: x, gamma and beta are 0, so is y.
 
 #include "columns.cuh"
@@ -137,8 +138,8 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 
 /// bands[sample][band][sum of dy, sum of dy (x - mean) r][lane]
 extern "C" __global__ void __launch_bounds__(COLUMN_THREADS)
-    instance_norm_grad_bands(const float* x, const float* statistics, const float* dy, float* bands, int area, int lanes,
-                             int band_pixels) {
+    instance_norm_grad_bands(const float* x, const float* statistics, const float* dy, float* bands, int area,
+                             int lanes, int band_pixels) {
     Column column = my_column(area, band_pixels);
     int sample = static_cast<int>(blockIdx.z), start = sample * area * lanes + column.lane;
     float mean = statistics[2 * sample * lanes + column.lane];

@@ -29,7 +29,8 @@ __device__ __forceinline__ void cp_async16(void* shared, const void* global, boo
 #if CORONET_ARCH >= 80
     auto target = static_cast<uint32_t>(__cvta_generic_to_shared(shared));
     int source_bytes = valid ? 16 : 0;
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(target), "l"(global), "r"(source_bytes) : "memory");
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(target), "l"(global), "r"(source_bytes)
+                 : "memory");
 #else
     *static_cast<float4*>(shared) = valid ? *static_cast<const float4*>(global) : make_float4(0, 0, 0, 0);
 #endif
@@ -57,8 +58,9 @@ __device__ __forceinline__ void cp_async_wait() {
 #define SHARED_MEMORY(type, name) \
     type* name = static_cast<type*>(emulator::Multiprocessor::current().dynamic_shared())
 #define SHARED_ARRAY(type, name, count) \
-    static const char name##_site = 0;  \
-    type* name = static_cast<type*>(emulator::Multiprocessor::current().static_shared(&name##_site, sizeof(type) * (count)))
+    static const char name##_site = 0; \
+    type* name = static_cast<type*>(   \
+        emulator::Multiprocessor::current().static_shared(&name##_site, sizeof(type) * (count)))
 
 inline void cp_async16(void* shared, const void* global, bool valid) {
     emulator::Multiprocessor::current().copy_async(shared, global, 16, valid ? 16 : 0);

@@ -57,8 +57,8 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     dx[i] = sum;
 }
 
-/// parts[part][p][u][v][o] = sum over the part's pixels of x[n][p][i + u - 1][j + v - 1] dy[n][i][j][o], all samples taken
-/// as one list of pixels. The grid is parts, lanes / 8, filter rows (p, u, v).
+/// parts[part][p][u][v][o] = sum over the part's pixels of x[n][p][i + u - 1][j + v - 1] dy[n][i][j][o], all samples
+/// taken as one list of pixels. The grid is parts, lanes / 8, filter rows (p, u, v).
 extern "C" __global__ void __launch_bounds__(COLUMN_THREADS)
     temporal_conv_filter_grad(const float* x, const float* dy, float* parts, int part_pixels, Sizes s) {
     int area = s.rows * s.columns, k = static_cast<int>(blockIdx.z), plane = k / (KERNEL * KERNEL);

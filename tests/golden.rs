@@ -71,7 +71,7 @@ fn cases() -> Vec<Golden> {
     files.iter().map(|path| Golden::load(path)).collect()
 }
 
-fn load(device: &CpuDevice, golden: &Golden, step: &TrainingStep, outputs: &[ValueId]) -> Box<dyn Session> {
+fn load(device: &dyn Device, golden: &Golden, step: &TrainingStep, outputs: &[ValueId]) -> Box<dyn Session> {
     let program = Program::lower(&step.network.graph, outputs, device, Placement::Shared).unwrap();
     let mut session = device.load(program).unwrap();
     golden.weights.write_into(&step.network, |id, numbers| session.write(id, numbers)).unwrap();
@@ -98,16 +98,14 @@ fn cancelled_by_a_norm(name: &str) -> bool {
             && [".conv1.bias", ".deconv2.bias", ".conv3.bias"].iter().any(|end| name.ends_with(end))
 }
 
-#[test]
-fn stages_loss_and_gradients_are_those_of_the_golden_cases() {
-    let device = CpuDevice::new(None).unwrap();
+fn check_stages_loss_and_gradients(device: &dyn Device, gradient_bound: f64) {
     for golden in cases() {
         let step = golden.training_step();
         let mut graph_outputs: Vec<ValueId> = step.network.stages.iter().map(|&(_, id)| id).collect();
         graph_outputs.push(step.dice_loss);
         graph_outputs.extend(&step.gradients);
         // Updates would change the parameters under the gradients' feet; a rate of 0 leaves them as they are.
-        let mut session = load(&device, &golden, &step, &graph_outputs);
+        let mut session = load(device, &golden, &step, &graph_outputs);
         session.write(step.rate, &[0.0]).unwrap();
         session.run().unwrap();
         let mut failures = Vec::new();
@@ -132,28 +130,57 @@ fn stages_loss_and_gradients_are_those_of_the_golden_cases() {
                 let norm = got.data().iter().map(|&g| f64::from(g).powi(2)).sum::<f64>().sqrt();
                 check(&mut failures, &what, norm, 1e-6);
             } else {
-                check(&mut failures, &what, relative_l2(got.data(), &wide(&expected)), 1e-3);
+                check(&mut failures, &what, relative_l2(got.data(), &wide(&expected)), gradient_bound);
             }
         }
         assert!(failures.is_empty(), "{}", failures.join("\n"));
     }
 }
 
-#[test]
-fn ten_steps_of_sgd_give_the_golden_losses() {
-    let device = CpuDevice::new(None).unwrap();
+fn check_steps_of_sgd(device: &dyn Device, steps: usize) {
     for golden in cases() {
         let step = golden.training_step();
-        let mut session = load(&device, &golden, &step, &[step.total_loss]);
+        let mut session = load(device, &golden, &step, &[step.total_loss]);
         session.write(step.rate, &[RATE]).unwrap();
         let expected = golden.tensor("sgd.total_loss").1;
         assert_eq!(expected.len(), 10);
         let mut failures = Vec::new();
-        for (i, expected) in expected.iter().enumerate() {
+        for (i, expected) in expected.iter().take(steps).enumerate() {
             session.run().unwrap();
             let loss = session.read(step.total_loss).unwrap().data()[0];
             check(&mut failures, &format!("{} step {i}", golden.name), f64::from((loss - expected).abs()), 5e-5);
         }
         assert!(failures.is_empty(), "{}", failures.join("\n"));
+    }
+}
+
+#[test]
+fn stages_loss_and_gradients_are_those_of_the_golden_cases() {
+    check_stages_loss_and_gradients(&CpuDevice::new(None).unwrap(), 1e-3);
+}
+
+#[test]
+fn ten_steps_of_sgd_give_the_golden_losses() {
+    check_steps_of_sgd(&CpuDevice::new(None).unwrap(), 10);
+}
+
+#[cfg(feature = "emulator")]
+mod emulated {
+    use super::{check_stages_loss_and_gradients, check_steps_of_sgd};
+    use coronet::device::cuda::{CudaDevice, EmulatedDriver, Schedule};
+
+    /// One unit of encoder3 in cenet3d_half_n1_w8 lies 1e-6 above 0, less than two arithmetics agree to. Here its ReLU
+    /// stays shut, on the CPU it opens; that moves the gradients of a few layers by up to 5e-3.
+    const GRADIENT_BOUND: f64 = 1e-2;
+
+    #[test]
+    fn stages_loss_and_gradients_are_those_of_the_golden_cases_on_the_emulated_gpu() {
+        let device = CudaDevice::new(EmulatedDriver::new(Schedule::ALL[0]));
+        check_stages_loss_and_gradients(&device, GRADIENT_BOUND);
+    }
+
+    #[test]
+    fn three_steps_of_sgd_give_the_golden_losses_on_the_emulated_gpu() {
+        check_steps_of_sgd(&CudaDevice::new(EmulatedDriver::new(Schedule::ALL[1])), 3);
     }
 }

@@ -68,7 +68,19 @@ fn epilogue_graph(residual: bool, relu: bool) -> (Graph, Vec<ValueId>, ValueId) 
 
 #[test]
 fn fused_epilogues_and_results_in_place_compute_what_the_graph_says() {
-    let device = CpuDevice::new(Some(2)).unwrap();
+    check_fused_epilogues(&CpuDevice::new(Some(2)).unwrap());
+}
+
+#[cfg(feature = "emulator")]
+#[test]
+fn fused_epilogues_and_results_in_place_compute_what_the_graph_says_on_the_emulated_gpu() {
+    use coronet::device::cuda::{CudaDevice, EmulatedDriver, Schedule};
+    for schedule in Schedule::ALL {
+        check_fused_epilogues(&CudaDevice::new(EmulatedDriver::new(schedule)));
+    }
+}
+
+fn check_fused_epilogues(device: &dyn Device) {
     for (residual, relu) in [(false, false), (false, true), (true, false), (true, true)] {
         let (graph, inputs, y) = epilogue_graph(residual, relu);
         let wave = |id: ValueId| Tensor::from_fn(graph.shape(id), |i| ((i + 7 * id.index()) as f32 * 0.7).sin());
@@ -76,7 +88,7 @@ fn fused_epilogues_and_results_in_place_compute_what_the_graph_says() {
         let wide: Vec<(ValueId, Tensor<f64>)> = data.iter().map(|(id, t)| (*id, t.to_f64())).collect();
         let expected = &graph.evaluate(&wide).unwrap()[y.index()];
         for placement in [Placement::Shared, Placement::Isolated { guard: 16 }] {
-            let program = Program::lower(&graph, &[y], &device, placement).unwrap();
+            let program = Program::lower(&graph, &[y], device, placement).unwrap();
             assert_eq!(program.steps().len(), 2, "all that follows the norm is folded into it");
             let scaled = program.steps()[0].outputs[0];
             let in_place = program.span(scaled) == program.span(y);

@@ -194,13 +194,17 @@ fn no_two_values_alive_together_share_memory() {
     }
 }
 
-/// Total loss of three training steps and every parameter after them, as bits.
+/// [`trained_bits_on`] the CPU, three steps.
 fn trained_bits(threads: usize, placement: Placement) -> Vec<u32> {
+    trained_bits_on(&CpuDevice::new(Some(threads)).unwrap(), placement, 3)
+}
+
+/// Total loss of each training step and every parameter after them, as bits.
+fn trained_bits_on(device: &dyn Device, placement: Placement, steps: usize) -> Vec<u32> {
     let config = config(8, Stem::Half, 1);
     let network = CeNet::build(config, 2, 96, 112).unwrap();
     let step = TrainingStep::build(network, 1e-4, 0.9).unwrap();
-    let device = CpuDevice::new(Some(threads)).unwrap();
-    let program = Program::lower(&step.network.graph, &[step.total_loss], &device, placement).unwrap();
+    let program = Program::lower(&step.network.graph, &[step.total_loss], device, placement).unwrap();
     let mut session = device.load(program).unwrap();
     let weights = Weights::seeded(config, 5).unwrap();
     weights.write_into(&step.network, |id, numbers| session.write(id, numbers)).unwrap();
@@ -212,7 +216,7 @@ fn trained_bits(threads: usize, placement: Placement) -> Vec<u32> {
     session.write(step.mask, &mask).unwrap();
     session.write(step.rate, &[0.05]).unwrap();
     let mut bits = Vec::new();
-    for _ in 0..3 {
+    for _ in 0..steps {
         session.run().unwrap();
         bits.push(session.read(step.total_loss).unwrap().data()[0].to_bits());
     }
@@ -234,15 +238,41 @@ fn training_gives_the_same_bits_whatever_the_thread_count_and_the_placement() {
     assert!(one == trained_bits(2, Placement::Isolated { guard: 64 }), "isolated");
 }
 
+#[cfg(feature = "emulator")]
+#[test]
+fn training_gives_the_same_bits_under_every_schedule_of_the_emulated_gpu_and_every_placement() {
+    use coronet::device::cuda::{CudaDevice, EmulatedDriver, Schedule};
+    let [first, others @ ..] = Schedule::ALL.map(|schedule| CudaDevice::new(EmulatedDriver::new(schedule)));
+    let shared = trained_bits_on(&first, Placement::Shared, 1);
+    assert!(shared.iter().all(|&bits| f32::from_bits(bits).is_finite()));
+    for other in others {
+        assert!(shared == trained_bits_on(&other, Placement::Shared, 1));
+    }
+    assert!(shared == trained_bits_on(&first, Placement::Isolated { guard: 64 }, 1), "isolated");
+}
+
 #[test]
 fn sessions_refuse_what_is_not_theirs() {
-    let (network, program) = inference(config(4, Stem::Half, 0), 96);
-    let device = CpuDevice::new(Some(1)).unwrap();
+    check_refusals(&CpuDevice::new(Some(1)).unwrap());
+}
+
+#[cfg(feature = "emulator")]
+#[test]
+fn sessions_of_the_emulated_gpu_refuse_what_is_not_theirs() {
+    use coronet::device::cuda::{CudaDevice, EmulatedDriver, Schedule};
+    check_refusals(&CudaDevice::new(EmulatedDriver::new(Schedule::ALL[0])));
+}
+
+fn check_refusals(device: &dyn Device) {
+    let network = CeNet::build(config(4, Stem::Half, 0), 1, 96, 96).unwrap();
+    let program = Program::lower(&network.graph, &[network.probability], device, Placement::Shared).unwrap();
     let mut session = device.load(program).unwrap();
+    let steps = session.program().steps().len();
     let refused = |result: coronet::Result<()>| result.unwrap_err().to_string();
     assert!(refused(session.write(network.window, &[0.0; 7])).contains("but 7 numbers were given"));
     let output = vec![0.0; 96 * 96];
     assert!(refused(session.write(network.probability, &output)).contains("is computed, not given"));
     assert!(session.read(network.logits).unwrap_err().to_string().contains("not an output"));
     assert!(session.read(network.probability).is_ok());
+    assert!(refused(session.run_timed(&mut [])).contains(&format!("{steps} steps, but 0 times were given")));
 }

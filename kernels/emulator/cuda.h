@@ -59,7 +59,9 @@ inline void exchange_all(void* const* lanes, unsigned mask) {
     for (unsigned lane = 0; lane < WARP; lane++) {
         if (!(mask >> lane & 1)) continue;
         auto* mine = static_cast<Exchange*>(lanes[lane]);
-        if (!(mask >> mine->source & 1)) Multiprocessor::current().fail("a shuffle reads lane %u, which takes no part", mine->source);
+        if (!(mask >> mine->source & 1)) {
+            Multiprocessor::current().fail("a shuffle reads lane %u, which takes no part", mine->source);
+        }
         mine->result = static_cast<Exchange*>(lanes[mine->source])->value;
     }
 }

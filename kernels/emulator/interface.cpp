@@ -16,6 +16,7 @@ int coronet_emulator_launch(const emulator::Kernel* kernel, const unsigned* grid
     try {
         emulator::Launch launch{kernel->name,
                                 kernel->entry,
+                                kernel->most_threads,
                                 arguments,
                                 {grid[0], grid[1], grid[2]},
                                 {block[0], block[1], block[2]},

@@ -10,6 +10,8 @@ namespace emulator {
 struct Kernel {
     const char* name;
     void (*entry)(void* const* arguments);
+    /// The most threads a block may have.
+    unsigned most_threads;
 };
 
 template <class... Parameters, size_t... index>
@@ -29,4 +31,4 @@ void entry(void* const* arguments) {
 
 }  // namespace emulator
 
-#define KERNEL(name) {#name, emulator::entry<&name>}
+#define KERNEL(name, most_threads) {#name, emulator::entry<&name>, most_threads}

@@ -2,7 +2,6 @@
 
 #include "memory.h"
 
-#include <cstdint>
 #include <cstdlib>
 #include <cstring>
 #include <map>
@@ -13,13 +12,13 @@ namespace {
 
 constexpr size_t ALIGNMENT = 256;
 
-struct Allocations {
+struct Registry {
     std::mutex mutex;
     std::map<uintptr_t, size_t> bytes;
 };
 
-Allocations& allocations() {
-    static Allocations all;
+Registry& registry() {
+    static Registry all;
     return all;
 }
 
@@ -30,29 +29,36 @@ void* allocate(size_t bytes) {
     void* memory = rounded < bytes ? nullptr : std::aligned_alloc(ALIGNMENT, rounded ? rounded : ALIGNMENT);
     if (memory == nullptr) return nullptr;
     memset(memory, 0xff, bytes);
-    Allocations& all = allocations();
-    std::lock_guard<std::mutex> lock(all.mutex);
-    all.bytes[reinterpret_cast<uintptr_t>(memory)] = bytes;
+    std::lock_guard<std::mutex> lock(registry().mutex);
+    registry().bytes[reinterpret_cast<uintptr_t>(memory)] = bytes;
     return memory;
 }
 
 void release(void* memory) {
-    Allocations& all = allocations();
     {
-        std::lock_guard<std::mutex> lock(all.mutex);
-        all.bytes.erase(reinterpret_cast<uintptr_t>(memory));
+        std::lock_guard<std::mutex> lock(registry().mutex);
+        registry().bytes.erase(reinterpret_cast<uintptr_t>(memory));
     }
     std::free(memory);
 }
 
-size_t bytes_left(const void* address) {
-    Allocations& all = allocations();
-    std::lock_guard<std::mutex> lock(all.mutex);
+void Allocations::refresh() {
+    std::lock_guard<std::mutex> lock(registry().mutex);
+    ranges_.clear();
+    for (auto [begin, bytes] : registry().bytes) ranges_.push_back({begin, begin + bytes});
+    last_ = 0;
+}
+
+const Range* Allocations::find(const void* address) {
     auto at = reinterpret_cast<uintptr_t>(address);
-    auto after = all.bytes.upper_bound(at);
-    if (after == all.bytes.begin()) return 0;
-    auto [begin, bytes] = *std::prev(after);
-    return at - begin < bytes ? begin + bytes - at : 0;
+    auto holds = [&](const Range& range) { return at >= range.begin && at < range.end; };
+    if (last_ < ranges_.size() && holds(ranges_[last_])) return &ranges_[last_];
+    for (size_t i = 0; i < ranges_.size(); i++) {
+        if (!holds(ranges_[i])) continue;
+        last_ = i;
+        return &ranges_[i];
+    }
+    return nullptr;
 }
 
 }  // namespace emulator

@@ -2,6 +2,8 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
+#include <vector>
 
 namespace emulator {
 
@@ -11,7 +13,22 @@ void* allocate(size_t bytes);
 /// Gives back what `allocate` gave.
 void release(void* memory);
 
-/// Bytes from `address` to the end of the allocation that it lies in; 0 outside of all.
-size_t bytes_left(const void* address);
+/// An allocation: from `begin` to before `end`.
+struct Range {
+    uintptr_t begin, end;
+};
+
+/// The allocations that are alive when a launch starts, searched from the one found last.
+class Allocations {
+public:
+    void refresh();
+
+    /// The allocation that holds an address, or null.
+    const Range* find(const void* address);
+
+private:
+    std::vector<Range> ranges_;
+    size_t last_ = 0;
+};
 
 }  // namespace emulator

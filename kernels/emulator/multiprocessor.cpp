@@ -2,8 +2,6 @@
 
 #include "multiprocessor.h"
 
-#include "memory.h"
-
 #include <algorithm>
 #include <cstdarg>
 #include <cstdio>
@@ -19,7 +17,6 @@ thread_local Position here;
 namespace {
 
 constexpr unsigned WARP = 32;
-constexpr unsigned MOST_THREADS = 1024;
 // The least that a block can have among the architectures from sm_80 on (86, 89 and 120: 99 KB).
 constexpr size_t MOST_SHARED = 99 << 10;
 // What may be declared rather than asked for at launch.
@@ -56,11 +53,11 @@ std::string Multiprocessor::run(const Launch& launch) {
     random_state_ = launch.schedule.seed;
     threads_.resize(count(launch.block));
     if (!stacks_.reserve(threads_.size())) return "the host has no memory for the stacks of a block";
-    shared_.resize(SHARED_ALIGNMENT + SHARED_GUARD + MOST_SHARED + MOST_STATIC_SHARED + SHARED_GUARD);
-    size_t misaligned = reinterpret_cast<uintptr_t>(shared_.data() + SHARED_GUARD) % SHARED_ALIGNMENT;
-    shared_start_ = SHARED_GUARD + (misaligned ? SHARED_ALIGNMENT - misaligned : 0);
+    place_shared();
     here.block_size = launch.block;
     here.grid_size = launch.grid;
+    allocations_.refresh();
+    if (DETECTS_RACES) races_.start_launch();
     for (uint64_t block : block_order()) {
         here.block = position(block, launch.grid);
         start_block();
@@ -76,10 +73,13 @@ std::string Multiprocessor::run(const Launch& launch) {
 std::string Multiprocessor::check(const Launch& launch) const {
     std::string kernel = std::string("kernel ") + launch.name;
     if (count(launch.grid) == 0 || count(launch.block) == 0) return kernel + " is launched without threads";
-    if (count(launch.block) > MOST_THREADS) {
-        return kernel + " is launched with " + std::to_string(count(launch.block)) + " threads a block, the most are 1024";
+    if (count(launch.block) > launch.most_threads) {
+        return kernel + " is launched with " + std::to_string(count(launch.block)) + " threads a block, the most are " +
+               std::to_string(launch.most_threads);
     }
-    if (launch.grid.y > 65535 || launch.grid.z > 65535) return kernel + " is launched with more than 65535 blocks in y or z";
+    if (launch.grid.y > 65535 || launch.grid.z > 65535) {
+        return kernel + " is launched with more than 65535 blocks in y or z";
+    }
     if (launch.shared_bytes > MOST_SHARED) {
         return kernel + " asks for " + std::to_string(launch.shared_bytes) + " bytes of shared memory, the most are " +
                std::to_string(MOST_SHARED);
@@ -97,11 +97,22 @@ std::vector<uint64_t> Multiprocessor::block_order() {
     return order;
 }
 
+/// Makes shared memory for a launch, aligned, all of it guard.
+void Multiprocessor::place_shared() {
+    shared_.resize(SHARED_ALIGNMENT + SHARED_GUARD + MOST_SHARED + SHARED_GUARD);
+    size_t misaligned = reinterpret_cast<uintptr_t>(shared_.data() + SHARED_GUARD) % SHARED_ALIGNMENT;
+    shared_start_ = SHARED_GUARD + (misaligned ? SHARED_ALIGNMENT - misaligned : 0);
+    shared_end_ = shared_start_;
+    memset(shared_.data(), GUARD_BYTE, shared_.size());
+}
+
 void Multiprocessor::start_block() {
     size_t size = threads_.size();
+    // What the block before has used becomes guard again; the rest still is.
+    memset(shared_.data() + shared_start_, GUARD_BYTE, shared_end_ - shared_start_);
     shared_end_ = shared_start_ + launch_->shared_bytes;
-    memset(shared_.data(), GUARD_BYTE, shared_.size());
     memset(shared_.data() + shared_start_, POISON_BYTE, launch_->shared_bytes);
+    if (DETECTS_RACES) races_.start_block(shared_.data() + shared_start_, shared_.size() - shared_start_);
     arrays_.clear();
     meetings_.clear();
     ready_.clear();
@@ -124,11 +135,13 @@ void Multiprocessor::start_block() {
 /// Finds what a block may leave behind that it should not.
 void Multiprocessor::finish_block() {
     auto untouched = [&](size_t from, size_t to) {
-        return std::all_of(shared_.begin() + from, shared_.begin() + to, [](unsigned char b) { return b == GUARD_BYTE; });
+        auto is_guard = [](unsigned char byte) { return byte == GUARD_BYTE; };
+        return std::all_of(shared_.begin() + ptrdiff_t(from), shared_.begin() + ptrdiff_t(to), is_guard);
     };
     size_t dynamic_end = shared_start_ + launch_->shared_bytes;
-    bool clean = untouched(0, shared_start_) && untouched(dynamic_end, dynamic_end + SHARED_GUARD) &&
-                 untouched(shared_end_, std::min(shared_end_ + SHARED_GUARD, shared_.size()));
+    bool clean = untouched(shared_start_ - SHARED_GUARD, shared_start_) &&
+                 untouched(dynamic_end, dynamic_end + SHARED_GUARD) &&
+                 untouched(shared_end_, shared_end_ + SHARED_GUARD);
     if (!clean) {
         problem_ = std::string("kernel ") + launch_->name + " wrote outside its shared memory in block (" +
                    std::to_string(here.block.x) + ", " + std::to_string(here.block.y) + ", " +
@@ -187,6 +200,7 @@ void Multiprocessor::barrier() {
         return;
     }
     at_barrier_ = 0;
+    if (DETECTS_RACES) races_.pass_barrier();
     for (size_t i = threads_.size(); i-- > 0;) {
         if (i != running_) ready_.push_back(unsigned(i));
     }
@@ -209,11 +223,27 @@ void Multiprocessor::collective(const char* name, unsigned mask, void* mine, Col
         wait_at(name);
         return;
     }
-    if (perform != nullptr) perform(meeting.lanes, mask);
+    if (perform != nullptr) {
+        perform(meeting.lanes, mask);
+    } else if (DETECTS_RACES && mask == ~0u) {
+        races_.pass_warp_barrier(warp);
+    }
     meetings_.erase(meetings_.begin() + ptrdiff_t(index));
     for (unsigned other = WARP; other-- > 0;) {
         if (mask >> other & 1 && other != lane) ready_.push_back(warp * WARP + other);
     }
+}
+
+void Multiprocessor::note_access(const void* address, size_t bytes, bool writes) {
+    // The launcher, too, reads arguments through instrumented code.
+    if (launch_ == nullptr) return;
+    size_t length = 0;
+    {
+        std::string problem = races_.access(address, bytes, writes, here.linear, allocations_);
+        length = problem.copy(race_, sizeof race_ - 1);
+    }
+    race_[length] = 0;
+    if (length > 0) fail("%s", race_);
 }
 
 // ---- what goes wrong -----------------------------------------------------------------------------------------------
@@ -256,7 +286,7 @@ void Multiprocessor::report_deadlock() {
     abandon_block();
 }
 
-// ---- shared memory and asynchronous copies ---------------------------------------------------------------------------
+// ---- shared memory and asynchronous copies -------------------------------------------------------------------------
 
 void* Multiprocessor::static_shared(const void* site, size_t bytes) {
     for (const SharedArray& array : arrays_) {
@@ -283,15 +313,20 @@ void Multiprocessor::copy_async(void* to, const void* from, unsigned bytes, unsi
     if (target < shared_start || target + bytes > shared_end) {
         fail("an asynchronous copy writes outside the block's shared memory");
     }
-    if (source_bytes > 0 && bytes_left(from) < source_bytes) {
-        fail("an asynchronous copy reads %u bytes where %zu are left of the allocation", source_bytes, bytes_left(from));
+    const Range* source = source_bytes > 0 ? allocations_.find(from) : nullptr;
+    size_t left = source != nullptr ? source->end - reinterpret_cast<uintptr_t>(from) : 0;
+    if (left < source_bytes) {
+        fail("an asynchronous copy reads %u bytes where %zu are left of the allocation", source_bytes, left);
     }
     Copies when = launch_->schedule.copies;
-    Copy copy{to, from, bytes, source_bytes};
+    Copy copy{to, from, bytes, source_bytes, false};
+    if (DETECTS_RACES) {
+        note_access(to, bytes, true);
+        note_access(from, source_bytes, false);
+    }
     if (when == Copies::AtOnce || (when == Copies::Random && random() % 2 == 0)) {
         perform(copy);
-        // It still has to be waited for.
-        copy.bytes = 0;
+        copy.is_done = true;
     } else {
         memset(to, POISON_BYTE, bytes);
     }
@@ -308,14 +343,16 @@ void Multiprocessor::wait_copies(size_t pending) {
     if (thread.groups.size() <= pending) return;
     size_t finished = thread.groups.size() - pending;
     size_t end = thread.groups[finished - 1];
-    std::for_each(thread.copies.begin(), thread.copies.begin() + ptrdiff_t(end), perform);
+    for (size_t i = 0; i < end; i++) perform(thread.copies[i]);
     thread.copies.erase(thread.copies.begin(), thread.copies.begin() + ptrdiff_t(end));
     thread.groups.erase(thread.groups.begin(), thread.groups.begin() + ptrdiff_t(finished));
     for (size_t& group : thread.groups) group -= end;
 }
 
 void Multiprocessor::perform(const Copy& copy) {
-    if (copy.bytes == 0) return;
+    // From the wait on the copy counts as the thread's own; before, it may happen at any time.
+    if (DETECTS_RACES) note_access(copy.to, copy.bytes, true);
+    if (copy.is_done) return;
     auto target = static_cast<unsigned char*>(copy.to);
     if (copy.source_bytes > 0) memcpy(target, copy.from, copy.source_bytes);
     memset(target + copy.source_bytes, 0, copy.bytes - copy.source_bytes);

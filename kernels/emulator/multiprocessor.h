@@ -6,6 +6,8 @@
 #pragma once
 
 #include "fiber.h"
+#include "memory.h"
+#include "races.h"
 
 #include <cstdint>
 #include <string>
@@ -51,6 +53,7 @@ using Entry = void (*)(void* const* arguments);
 struct Launch {
     const char* name;
     Entry entry;
+    unsigned most_threads;
     void* const* arguments;
     dim3 grid, block;
     size_t shared_bytes;
@@ -92,6 +95,9 @@ public:
     /// Waits until at most `pending` of the thread's groups are unfinished.
     void wait_copies(size_t pending);
 
+    /// Hears of a load or store of the running thread, when races are looked for.
+    void note_access(const void* address, size_t bytes, bool writes);
+
     /// Ends the launch with this sentence.
     [[noreturn]] void fail(const char* format, ...) __attribute__((format(printf, 2, 3)));
 
@@ -100,6 +106,8 @@ private:
         void* to;
         const void* from;
         unsigned bytes, source_bytes;
+        /// It has happened already, but must still be waited for.
+        bool is_done;
     };
 
     struct Thread {
@@ -128,6 +136,7 @@ private:
     static void enter_thread();
     std::string check(const Launch& launch) const;
     std::vector<uint64_t> block_order();
+    void place_shared();
     void start_block();
     void finish_block();
     void* next_thread();
@@ -136,7 +145,7 @@ private:
     std::string place() const;
     [[noreturn]] void report_deadlock();
     [[noreturn]] void abandon_block();
-    static void perform(const Copy& copy);
+    void perform(const Copy& copy);
     uint64_t random();
 
     const Launch* launch_ = nullptr;
@@ -151,6 +160,10 @@ private:
     size_t shared_start_ = 0, shared_end_ = 0;
     std::vector<SharedArray> arrays_;
     uint64_t random_state_ = 0;
+    Allocations allocations_;
+    Races races_;
+    /// A sentence that outlives the frames that `fail` leaves behind.
+    char race_[300] = {};
 };
 
 }  // namespace emulator

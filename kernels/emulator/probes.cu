@@ -1,4 +1,4 @@
-// Kernels for the emulator's own tests: two that are right, the rest wrong on purpose, each in one way.
+// Kernels for the emulator's own tests: some are right, the rest wrong on purpose, each in one way.
 
 #include "primitives.cuh"
 
@@ -60,7 +60,7 @@ extern "C" __global__ void probe_overrun(int past) {
 }
 
 /// Half of the threads end before the barrier.
-extern "C" __global__ void probe_early_end() {
+extern "C" __global__ void __launch_bounds__(64) probe_early_end() {
     if (threadIdx.x < blockDim.x / 2) return;
     __syncthreads();
 }
@@ -77,3 +77,44 @@ extern "C" __global__ void probe_large_array(float* y) {
     tile[threadIdx.x] = 1.0f;
     y[threadIdx.x] = tile[threadIdx.x];
 }
+
+/// Turns a warp's numbers round through shared memory, ordered by `__syncwarp` alone.
+extern "C" __global__ void probe_warp_order(float* y) {
+    SHARED_ARRAY(float, numbers, 32);
+    numbers[threadIdx.x] = y[threadIdx.x];
+    __syncwarp();
+    y[threadIdx.x] = numbers[31 - threadIdx.x];
+}
+
+/// As `probe_warp_order` without the order.
+extern "C" __global__ void probe_warp_race(float* y) {
+    SHARED_ARRAY(float, numbers, 32);
+    numbers[threadIdx.x] = y[threadIdx.x];
+    y[threadIdx.x] = numbers[threadIdx.x ^ 1];
+}
+
+/// Every block writes the same number to the same place: right on every run, and still a race.
+extern "C" __global__ void probe_block_race(float* y) { *y = 1.0f; }
+
+/// Two turns through one buffer; the refill does not wait for the other threads' reads.
+extern "C" __global__ void probe_early_refill(const float* x, float* y) {
+    SHARED_MEMORY(float4, tile);
+    int i = static_cast<int>(threadIdx.x);
+    float sum = 0.0f;
+    for (int turn = 0; turn < 2; turn++) {
+        cp_async16(&tile[i], x + 4 * i, true);
+        cp_async_commit();
+        cp_async_wait<0>();
+        __syncthreads();
+        sum += tile[i ^ 1].x;
+    }
+    y[i] = sum;
+}
+
+/// Writes four numbers at once from number `offset` on.
+extern "C" __global__ void probe_misaligned(float* y, int offset) {
+    *reinterpret_cast<float4*>(y + offset) = make_float4(1.0f, 1.0f, 1.0f, 1.0f);
+}
+
+/// Squares an integer.
+extern "C" __global__ void probe_overflow(float* y, int x) { *y = static_cast<float>(x * x); }

@@ -85,7 +85,6 @@ impl Launch {
 /// Runs kernels. Work is done in the order it is asked for; launches may return before it is done.
 ///
 /// Errors are [`crate::Error::Device`] throughout: sentences for people, with what to do where something can be done.
-#[allow(clippy::missing_errors_doc)] // said once, above
 pub trait Driver: Send + Sync {
     /// One line for people: model, architecture, memory.
     fn describe(&self) -> String;

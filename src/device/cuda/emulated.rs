@@ -15,6 +15,7 @@ include!(concat!(env!("OUT_DIR"), "/emulated.rs"));
 struct Kernel {
     name: *const c_char,
     entry: Option<unsafe extern "C" fn(*const *mut c_void)>,
+    most_threads: c_uint,
 }
 
 /// In what order blocks and threads run.

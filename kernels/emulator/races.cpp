@@ -1,0 +1,128 @@
+// How accesses are compared, and the hooks through which kernels announce them. clang's own run-time library for
+// `-fsanitize=thread` is never linked.
+
+#include "races.h"
+
+#include "multiprocessor.h"
+
+#include <algorithm>
+
+namespace emulator {
+
+void Races::start_launch() {
+    launch_start_ = ++clock_;
+    block_ = 0;
+}
+
+void Races::start_block(const unsigned char* shared, size_t shared_bytes) {
+    block_start_ = ++clock_;
+    block_++;
+    barrier_ = 0;
+    std::fill(std::begin(warp_barriers_), std::end(warp_barriers_), 0u);
+    shared_ = reinterpret_cast<uintptr_t>(shared);
+    shared_cells_.resize((shared_bytes + CELL_BYTES - 1) / CELL_BYTES);
+}
+
+std::string Races::access(const void* address, size_t bytes, bool writes, unsigned thread, Allocations& allocations) {
+    auto first = reinterpret_cast<uintptr_t>(address);
+    bool is_shared = first - shared_ < shared_cells_.size() * CELL_BYTES;
+    const Range* allocation = is_shared ? nullptr : allocations.find(address);
+    // Stacks and arguments belong to one thread, or are never written.
+    if (!is_shared && allocation == nullptr) return "";
+    uintptr_t start = is_shared ? shared_ : allocation->begin;
+    Access now{block_, barrier_, warp_barriers_[thread / 32], thread};
+    for (uintptr_t at = first / CELL_BYTES * CELL_BYTES; at < first + bytes; at += CELL_BYTES) {
+        Cell* cell = is_shared ? &shared_cells_[(at - start) / CELL_BYTES] : device_cell(at);
+        std::string problem = touch(*cell, now, writes, is_shared);
+        if (problem.empty()) continue;
+        return (writes ? "it writes byte " : "it reads byte ") + std::to_string(at - start) +
+               (is_shared ? " of shared memory, " : " of an allocation, ") + problem;
+    }
+    return "";
+}
+
+Races::Cell* Races::device_cell(uintptr_t address) {
+    uintptr_t page = address / (PAGE_CELLS * CELL_BYTES);
+    if (page != last_page_.first) {
+        std::unique_ptr<Cell[]>& cells = pages_[page];
+        if (cells == nullptr) cells.reset(new Cell[PAGE_CELLS]);
+        last_page_ = {page, cells.get()};
+    }
+    return last_page_.second + address / CELL_BYTES % PAGE_CELLS;
+}
+
+bool Races::ordered(const Access& before, const Access& now) const {
+    if (before.thread == NOBODY) return true;
+    if (before.block != now.block) return false;
+    bool same_warp = before.thread / 32 == now.thread / 32;
+    return before.thread == now.thread || before.barrier != now.barrier ||
+           (same_warp && before.warp_barrier != now.warp_barrier);
+}
+
+/// Half a sentence on what the access runs against, or nothing; then the cell remembers it.
+std::string Races::touch(Cell& cell, const Access& now, bool writes, bool is_shared) {
+    auto against = [&](const Access& other, const char* did) {
+        std::string whose = other.block == now.block ? "" : " of another block";
+        return "which thread " + std::to_string(other.thread) + whose + did + ", with no barrier between them";
+    };
+    if (cell.since < (is_shared ? block_start_ : launch_start_)) cell = Cell{};
+    cell.since = clock_;
+    if (!ordered(cell.writer, now)) return against(cell.writer, " writes");
+    if (!writes) {
+        if (is_shared && cell.writer.thread == NOBODY) return "which nobody has written";
+        // Two readers are enough to find a third thread's write: one of them is not the writer.
+        bool known = cell.readers[0].thread == now.thread && cell.readers[0].block == now.block;
+        Access& slot = known || ordered(cell.readers[0], now) ? cell.readers[0] : cell.readers[1];
+        slot = now;
+        return "";
+    }
+    for (const Access& reader : cell.readers) {
+        if (!ordered(reader, now)) return against(reader, " reads");
+    }
+    cell.writer = now;
+    cell.readers[0] = cell.readers[1] = Access{};
+    return "";
+}
+
+}  // namespace emulator
+
+#ifdef CORONET_CHECKED
+
+namespace {
+
+void announce(const void* address, size_t bytes, bool writes) {
+    emulator::Multiprocessor::current().note_access(address, bytes, writes);
+}
+
+void announce_aligned(const void* address, size_t bytes, bool writes) {
+    if (reinterpret_cast<uintptr_t>(address) % std::min(bytes, size_t(8)) != 0) {
+        emulator::Multiprocessor::current().fail("an access of %zu bytes is not aligned to its size", bytes);
+    }
+    announce(address, bytes, writes);
+}
+
+}  // namespace
+
+// clang calls the first two where it takes the address to be aligned to the access, up to 8 bytes.
+#define HOOKS(bytes)                                                                      \
+    void __tsan_read##bytes(void* address) { announce_aligned(address, bytes, false); }   \
+    void __tsan_write##bytes(void* address) { announce_aligned(address, bytes, true); }   \
+    void __tsan_unaligned_read##bytes(void* address) { announce(address, bytes, false); } \
+    void __tsan_unaligned_write##bytes(void* address) { announce(address, bytes, true); }
+
+extern "C" {
+
+void __tsan_init() {}
+void __tsan_func_entry(void*) {}
+void __tsan_func_exit() {}
+void __tsan_read_range(void* address, unsigned long bytes) { announce(address, bytes, false); }
+void __tsan_write_range(void* address, unsigned long bytes) { announce(address, bytes, true); }
+HOOKS(1)
+HOOKS(2)
+HOOKS(4)
+HOOKS(8)
+HOOKS(16)
+
+}  // extern "C"
+
+#endif
