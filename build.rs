@@ -53,6 +53,7 @@ struct KernelFile {
     kernels: Vec<Kernel>,
 }
 
+/// A kernel, as far as its head says.
 struct Kernel {
     name: String,
     /// The most threads of a block, as `__launch_bounds__` has it in the file's own words.
@@ -62,16 +63,25 @@ struct Kernel {
 
 fn kernel_files() -> Result<Vec<KernelFile>> {
     let mut files = Vec::new();
-    for entry in fs::read_dir("kernels")? {
-        let path = entry?.path();
+    for path in paths_in_kernels()? {
         if path.extension().is_some_and(|extension| extension == "cu") {
-            let text = fs::read_to_string(&path)?;
+            let text = text_of(&path)?;
             let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
             files.push(KernelFile { stem, kernels: kernels_of(&text), path, text });
         }
     }
-    files.sort_by(|a, b| a.stem.cmp(&b.stem));
     Ok(files)
+}
+
+/// What lies in `kernels/`, by name.
+fn paths_in_kernels() -> Result<Vec<PathBuf>> {
+    let mut paths = fs::read_dir("kernels")?.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>()?;
+    paths.sort();
+    Ok(paths)
+}
+
+fn text_of(path: &Path) -> Result<String> {
+    Ok(fs::read_to_string(path).map_err(|problem| format!("cannot read {}: {problem}", path.display()))?)
 }
 
 /// The kernels of a file: `extern "C" __global__ void __launch_bounds__(MOST_THREADS) NAME(`.
@@ -125,8 +135,8 @@ mod cuda {
         }
         list.push_str("];\n");
         fs::write(out.join("fatbins.rs"), list)?;
-        println!("cargo::rustc-env=CORONET_NVCC_VERSION={}.{}", nvcc.version.0, nvcc.version.1);
-        println!("cargo::rustc-env=CORONET_CUDA_ARCHS={}", nvcc.architectures.join(", "));
+        println!("cargo::rustc-env=CORONET_KERNELS_BY={}.{}", nvcc.version.0, nvcc.version.1);
+        println!("cargo::rustc-env=CORONET_KERNELS_FOR={}", nvcc.architectures.join(", "));
         Ok(())
     }
 
@@ -144,7 +154,7 @@ mod cuda {
                 env::split_paths(&path).map(|folder| folder.join("nvcc")).find(|program| program.is_file())
             });
             let fetched = Path::new(".tools/cuda/nvidia/cu13/bin/nvcc");
-            let named = env::var_os("CORONET_NVCC").map(PathBuf::from);
+            let named = env::var_os("CORONET_NVCC").filter(|name| !name.is_empty()).map(PathBuf::from);
             if let Some(missing) = named.as_ref().filter(|program| !program.is_file()) {
                 return Err(format!("CORONET_NVCC names {}, which is no file", missing.display()).into());
             }
@@ -157,8 +167,9 @@ mod cuda {
             println!("cargo::rerun-if-changed={}", program.display());
             let version = version_of(&program)?;
             if version < OLDEST {
-                let ((major, minor), program) = (version, program.display());
-                return Err(format!("{program} is of CUDA {major}.{minor}, but the kernels need 12.4 or newer").into());
+                let ((major, minor), (least, least_minor)) = (version, OLDEST);
+                let found = format!("{} is of CUDA {major}.{minor}", program.display());
+                return Err(format!("{found}, but the kernels need {least}.{least_minor} or newer").into());
             }
             let architectures = architectures_of(&program)?;
             Ok(Nvcc { program, version, architectures })
@@ -211,10 +222,9 @@ mod cuda {
 
     /// The text of all headers; any file may include any of them.
     fn headers() -> Result<Vec<String>> {
-        let mut paths = fs::read_dir("kernels")?.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>()?;
+        let mut paths = paths_in_kernels()?;
         paths.retain(|path| path.extension().is_some_and(|extension| extension == "cuh"));
-        paths.sort();
-        paths.iter().map(|path| Ok(fs::read_to_string(path)?)).collect()
+        paths.iter().map(|path| text_of(path)).collect()
     }
 
     fn complaint(path: &Path, what: &str, report: &str) -> String {
@@ -316,7 +326,7 @@ mod emulator {
     }
 
     fn compile_kernels(files: &[KernelFile], out: &Path, checked: bool) -> Result<()> {
-        let text = fs::read_to_string(PROBES)?;
+        let text = text_of(Path::new(PROBES))?;
         let probes = KernelFile { stem: "probes".into(), path: PROBES.into(), kernels: kernels_of(&text), text };
         let mut library = cpp(checked);
         // The path of sm_80 is the one with asynchronous copies. Kernels are plain C symbols with everyday names, which

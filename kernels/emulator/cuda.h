@@ -46,8 +46,6 @@ inline void __syncwarp(unsigned mask = 0xffffffffu) {
 
 namespace emulator {
 
-constexpr unsigned WARP = 32;
-
 /// What a lane brings to a shuffle, and takes away.
 struct Exchange {
     uint64_t value;

@@ -16,7 +16,6 @@ thread_local Position here;
 
 namespace {
 
-constexpr unsigned WARP = 32;
 // The least that a block can have among the architectures from sm_80 on (86, 89 and 120: 99 KB).
 constexpr size_t MOST_SHARED = 99 << 10;
 // What may be declared rather than asked for at launch.
@@ -28,6 +27,8 @@ constexpr size_t SHARED_GUARD = 64;
 constexpr unsigned char GUARD_BYTE = 0xa5;
 // Every float and half of this byte is NaN.
 constexpr unsigned char POISON_BYTE = 0xff;
+constexpr unsigned WHOLE_WARP = ~0u;
+constexpr unsigned NOBODY = ~0u;
 
 size_t rounded_up(size_t bytes, size_t multiple) { return (bytes + multiple - 1) / multiple * multiple; }
 
@@ -122,14 +123,12 @@ void Multiprocessor::start_block() {
         Thread& thread = threads_[i];
         thread.stack_pointer = stacks_.prepare(i, enter_thread);
         thread.index = position(i, launch_->block);
-        thread.waits_at = "its start";
+        thread.waits_at = "the start";
         thread.ended = false;
         thread.copies.clear();
         thread.groups.clear();
     }
-    // The list is taken from its end.
-    bool reversed = launch_->schedule.order == Order::Reversed;
-    for (size_t i = 0; i < size; i++) ready_.push_back(unsigned(reversed ? i : size - 1 - i));
+    wake(0, alive_, NOBODY);
 }
 
 /// Finds what a block may leave behind that it should not.
@@ -168,6 +167,16 @@ void Multiprocessor::enter_thread() {
     __builtin_unreachable();
 }
 
+/// Makes threads ready, those of `first` to `first + count` but one, to run in the order of the schedule.
+void Multiprocessor::wake(unsigned first, unsigned count, unsigned except) {
+    // The list is taken from its end.
+    bool reversed = launch_->schedule.order == Order::Reversed;
+    for (unsigned i = 0; i < count; i++) {
+        unsigned thread = first + (reversed ? i : count - 1 - i);
+        if (thread != except) ready_.push_back(thread);
+    }
+}
+
 /// Takes the next thread from the ready list and makes it the running one.
 void* Multiprocessor::next_thread() {
     if (launch_->schedule.order == Order::Random) std::swap(ready_[random() % ready_.size()], ready_.back());
@@ -201,9 +210,7 @@ void Multiprocessor::barrier() {
     }
     at_barrier_ = 0;
     if (DETECTS_RACES) races_.pass_barrier();
-    for (size_t i = threads_.size(); i-- > 0;) {
-        if (i != running_) ready_.push_back(unsigned(i));
-    }
+    wake(0, alive_, running_);
 }
 
 void Multiprocessor::collective(const char* name, unsigned mask, void* mine, Collective perform) {
@@ -225,11 +232,12 @@ void Multiprocessor::collective(const char* name, unsigned mask, void* mine, Col
     }
     if (perform != nullptr) {
         perform(meeting.lanes, mask);
-    } else if (DETECTS_RACES && mask == ~0u) {
+    } else if (DETECTS_RACES && mask == WHOLE_WARP) {
         races_.pass_warp_barrier(warp);
     }
     meetings_.erase(meetings_.begin() + ptrdiff_t(index));
-    for (unsigned other = WARP; other-- > 0;) {
+    if (mask == WHOLE_WARP) return wake(warp * WARP, WARP, running_);
+    for (unsigned other = 0; other < WARP; other++) {
         if (mask >> other & 1 && other != lane) ready_.push_back(warp * WARP + other);
     }
 }

@@ -22,6 +22,8 @@ struct dim3 {
 
 namespace emulator {
 
+constexpr unsigned WARP = 32;
+
 /// In what order blocks and threads run.
 enum class Order : uint32_t { Forward, Reversed, Random };
 
@@ -42,7 +44,7 @@ struct Position {
     /// The thread's number in its block, x fastest.
     unsigned linear;
 
-    unsigned lane() const { return linear % 32; }
+    unsigned lane() const { return linear % WARP; }
 };
 
 extern thread_local Position here;
@@ -125,7 +127,7 @@ private:
         const char* name;
         Collective perform;
         unsigned warp, mask, arrived;
-        void* lanes[32];
+        void* lanes[WARP];
     };
 
     struct SharedArray {
@@ -139,6 +141,7 @@ private:
     void place_shared();
     void start_block();
     void finish_block();
+    void wake(unsigned first, unsigned count, unsigned except);
     void* next_thread();
     void resume_next();
     void wait_at(const char* what);

@@ -20,8 +20,8 @@ struct Fatbin {
 include!(concat!(env!("OUT_DIR"), "/fatbins.rs"));
 
 /// The CUDA version of the nvcc that compiled the kernels, and the architectures it compiled for.
-const BUILT_WITH: &str = env!("CORONET_NVCC_VERSION");
-const BUILT_FOR: &str = env!("CORONET_CUDA_ARCHS");
+const BUILT_WITH: &str = env!("CORONET_KERNELS_BY");
+const BUILT_FOR: &str = env!("CORONET_KERNELS_FOR");
 
 /// What a block may have without asking, in bytes of dynamic shared memory.
 const SHARED_UNASKED: u32 = 48 << 10;
