@@ -295,7 +295,8 @@ mod checked {
         let y = Numbers::new(&driver, &[0.0; 64]);
         let probe = |offset: usize| Launch::new("probe_misaligned", ONE, ONE).with(y.start).with_int(offset);
         launch(&driver, probe(4)).unwrap();
-        assert!(problem(&driver, probe(1)).ends_with("an access of 16 bytes is not aligned to its size"));
+        // clang may write the four numbers in two halves.
+        assert!(problem(&driver, probe(1)).ends_with("bytes is not aligned to its size"));
     }
 
     #[test]
