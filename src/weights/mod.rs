@@ -167,6 +167,23 @@ impl Weights {
         Ok(())
     }
 
+    /// Takes every parameter of a network from `read`, which fetches it from where the network ran.
+    ///
+    /// # Errors
+    /// [`Error::Network`] when a number is not finite, and whatever `read` reports.
+    pub fn read_from(network: &CeNet, mut read: impl FnMut(ValueId) -> Result<Tensor>) -> Result<Weights> {
+        let mut tensors = BTreeMap::new();
+        for (name, id) in &network.parameters {
+            let tensor = read(*id)?;
+            if let Some(at) = tensor.data().iter().position(|value| !value.is_finite()) {
+                let value = tensor.data()[at];
+                return Err(Error::Network(format!("parameter {name} holds {value} at position {at}")));
+            }
+            tensors.insert(name.clone(), tensor);
+        }
+        Ok(Weights { config: network.config, tensors })
+    }
+
     /// How many numbers there are.
     pub fn parameters(&self) -> usize {
         self.tensors.values().map(|tensor| tensor.shape().elements()).sum()
