@@ -33,7 +33,7 @@ struct Arguments {
     #[arg(long, default_value_t = 8)]
     width: usize,
     /// Stem: half or quarter
-    #[arg(long, default_value = "half")]
+    #[arg(long, default_value = "quarter")]
     stem: Stem,
     /// Frames on each side of the middle one
     #[arg(long, default_value_t = 1)]
@@ -42,19 +42,19 @@ struct Arguments {
     #[arg(long, default_value_t = 448)]
     size: usize,
     /// Patients to learn from
-    #[arg(long, default_value_t = 360)]
+    #[arg(long, default_value_t = 240)]
     patients: usize,
     /// Windows drawn of each
     #[arg(long, default_value_t = 2)]
     windows: usize,
     /// Steps of SGD
-    #[arg(long, default_value_t = 2400)]
+    #[arg(long, default_value_t = 1600)]
     steps: usize,
     /// Windows a step
-    #[arg(long, default_value_t = 2)]
+    #[arg(long, default_value_t = 4)]
     batch: usize,
     /// The highest learning rate
-    #[arg(long, default_value_t = 0.05)]
+    #[arg(long, default_value_t = 1.0)]
     rate: f32,
     /// Decides patients, order and changes
     #[arg(long, default_value_t = 1)]

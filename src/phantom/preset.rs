@@ -43,7 +43,11 @@ impl Preset {
 
     /// The settings of clip number `clip`, counted from 0, of the set that `seed` stands for.
     pub fn settings(self, seed: u64, clip: usize) -> Settings {
-        let mut random = Random::of(&[seed, clip as u64]);
+        // Each preset has patients of its own: nobody learns from those that everyone compares on.
+        let mut random = match self {
+            Preset::Reference => Random::of(&[seed, clip as u64, 1]),
+            Preset::Varied => Random::of(&[seed, clip as u64]),
+        };
         let patient = random.bits();
         let (system, primary_angle, secondary_angle) = VIEWS[clip % VIEWS.len()];
         let reference = Settings {
@@ -97,5 +101,16 @@ impl FromStr for Preset {
     fn from_str(text: &str) -> Result<Preset, String> {
         let found = Preset::ALL.into_iter().find(|preset| preset.name() == text);
         found.ok_or_else(|| format!("the presets are reference and varied; there is no {text}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn presets_share_no_patient() {
+        let patients = |preset: Preset| (0..50).map(move |clip| preset.settings(1, clip).seed);
+        assert!(patients(Preset::Varied).all(|varied| patients(Preset::Reference).all(|fixed| fixed != varied)));
     }
 }

@@ -6,6 +6,7 @@
 mod clips;
 mod end_to_end;
 mod info;
+mod labels;
 mod options;
 mod phantom;
 mod place;

@@ -1,8 +1,6 @@
 //! The table: each figure of [`super::measure`] on the real cine, the real stills and the phantom's reference.
 
-use super::measure::{
-    self, Picture, compared_mask, contrast_to_noise, median, motion, quantile, spectrum_slope, widths,
-};
+use super::measure::{self, Picture, compared_mask, contrast_to_noise, motion, quantile, spectrum_slope, widths};
 use coronet::media::{Frame, Mask, open};
 use coronet::phantom::{Phantom, Preset, Settings};
 use coronet::{Error, Result};
@@ -14,8 +12,11 @@ const CLIPS: usize = 8;
 const SEED: u64 = 1;
 /// When vessels are filled, in seconds since the injection began.
 const FILLED: [f64; 3] = [1.4, 2.0, 2.6];
-/// Pairs of successive frames to measure motion on: more than a heartbeat.
+/// And when there is no agent yet.
+const BEFORE: f64 = -0.3;
+/// Pairs of successive frames to measure motion on: nearly a heartbeat, and on how many of the clips.
 const PAIRS: usize = 24;
+const MOVING: usize = 3;
 
 /// One figure on both sides.
 pub struct Row {
@@ -45,27 +46,36 @@ pub struct Comparison {
     phantom: Vec<Picture>,
 }
 
-/// Medians over a set of pictures.
+/// Every figure of every picture of a set.
 #[derive(Default)]
 struct Looks {
-    contrast_to_noise: Vec<f64>,
+    contrast: Vec<f64>,
     ridge_contrast: Vec<f64>,
+    background_slopes: Vec<f64>,
     slopes: Vec<f64>,
     widths: Vec<f64>,
+    motion: Vec<f64>,
     pictures: Vec<Picture>,
 }
 
 impl Looks {
+    /// A picture with its vessels filled.
     fn look(&mut self, frame: Frame, mask: Option<&Mask>) -> Result<()> {
         let picture = Picture::compared(frame)?;
         self.ridge_contrast.extend(contrast_to_noise(&picture, &picture.ridges()));
         self.slopes.extend(spectrum_slope(&picture));
         if let Some(mask) = mask {
             let (size, vessel) = compared_mask(mask)?;
-            self.contrast_to_noise.extend(contrast_to_noise(&picture, &vessel));
+            self.contrast.extend(contrast_to_noise(&picture, &vessel));
             self.widths.extend(widths(&vessel, size));
         }
         self.pictures.push(picture);
+        Ok(())
+    }
+
+    /// A picture from before the agent.
+    fn look_at_background(&mut self, frame: Frame) -> Result<()> {
+        self.background_slopes.extend(spectrum_slope(&Picture::compared(frame)?));
         Ok(())
     }
 }
@@ -73,50 +83,55 @@ impl Looks {
 impl Comparison {
     /// Measures everything on the real cine and stills and on the phantom's reference.
     pub fn measure(cine: &Path, stills: &Path) -> Result<Comparison> {
-        let (mut film, rate, mut film_motion) = look_at_cine(cine)?;
-        let mut still = look_at_stills(stills)?;
-        let (mut phantom, mut phantom_motion) = look_at_phantom(rate)?;
-        let none = || Error::Request("there is nothing to measure in these files".into());
-        let middle = |values: &mut Vec<f64>| median(values).ok_or_else(none);
-        let row = |what, real, phantom, factor| Row { what, real, phantom, factor };
-        let mut rows = vec![
-            row(
-                "contrast-to-noise ratio, in the masks (stills)",
-                middle(&mut still.contrast_to_noise)?,
-                middle(&mut phantom.contrast_to_noise)?,
+        let (film, rate) = look_at_cine(cine)?;
+        let still = look_at_stills(stills)?;
+        let drawn = look_at_phantom(rate)?;
+        let rows = [
+            ("contrast-to-noise ratio in the masks (stills)", &still.contrast, &drawn.contrast, 0.5, 1.5),
+            (
+                "contrast-to-noise ratio in the darkest ridges (cine)",
+                &film.ridge_contrast,
+                &drawn.ridge_contrast,
+                0.5,
                 1.5,
             ),
-            row(
-                "contrast-to-noise ratio, in the darkest ridges (cine)",
-                middle(&mut film.ridge_contrast)?,
-                middle(&mut phantom.ridge_contrast)?,
+            (
+                "contrast-to-noise ratio in the darkest ridges (stills)",
+                &still.ridge_contrast,
+                &drawn.ridge_contrast,
+                0.5,
                 1.5,
             ),
-            row(
-                "contrast-to-noise ratio, in the darkest ridges (stills)",
-                middle(&mut still.ridge_contrast)?,
-                middle(&mut phantom.ridge_contrast)?,
-                1.5,
+            (
+                "slope of the background's power spectrum (cine, before the agent)",
+                &film.background_slopes,
+                &drawn.background_slopes,
+                0.5,
+                1.2,
             ),
-            row("slope of the power spectrum (cine)", middle(&mut film.slopes)?, middle(&mut phantom.slopes)?, 1.2),
-            row("slope of the power spectrum (stills)", middle(&mut still.slopes)?, middle(&mut phantom.slopes)?, 1.2),
-        ];
-        for (what, share) in [
-            ("vessel width, 25th percentile (stills)", 0.25),
-            ("vessel width, median (stills)", 0.5),
-            ("vessel width, 90th percentile (stills)", 0.9),
-        ] {
-            let at = |values: &mut Vec<f64>| quantile(values, share).ok_or_else(none);
-            rows.push(row(what, at(&mut still.widths)?, at(&mut phantom.widths)?, 1.4));
-        }
-        for (what, share) in
-            [("motion per frame, median (cine)", 0.5), ("motion per frame, 90th percentile (cine)", 0.9)]
-        {
-            let at = |values: &mut Vec<f64>| quantile(values, share).ok_or_else(none);
-            rows.push(row(what, at(&mut film_motion)?, at(&mut phantom_motion)?, 1.6));
-        }
-        film.pictures.append(&mut still.pictures);
-        Ok(Comparison { rows, real: film.pictures, phantom: phantom.pictures })
+            ("slope of the power spectrum, vessels filled (cine)", &film.slopes, &drawn.slopes, 0.5, 1.2),
+            ("slope of the power spectrum, vessels filled (stills)", &still.slopes, &drawn.slopes, 0.5, 1.2),
+            ("vessel width in pixels of 300 across, 25th percentile (stills)", &still.widths, &drawn.widths, 0.25, 1.4),
+            ("vessel width, median (stills)", &still.widths, &drawn.widths, 0.5, 1.4),
+            ("vessel width, 90th percentile (stills)", &still.widths, &drawn.widths, 0.9, 1.4),
+            (
+                "motion from frame to frame in % of the picture's width, median (cine)",
+                &film.motion,
+                &drawn.motion,
+                0.5,
+                1.6,
+            ),
+            ("motion from frame to frame, 90th percentile (cine)", &film.motion, &drawn.motion, 0.9, 1.6),
+        ]
+        .into_iter()
+        .map(|(what, real, phantom, share, factor)| {
+            let at = |values: &[f64]| {
+                quantile(values, share).ok_or_else(|| Error::Request(format!("nothing to measure for: {what}")))
+            };
+            Ok(Row { what, real: at(real)?, phantom: at(phantom)?, factor })
+        })
+        .collect::<Result<_>>()?;
+        Ok(Comparison { rows, real: [film.pictures, still.pictures].concat(), phantom: drawn.pictures })
     }
 
     /// As Markdown.
@@ -161,27 +176,30 @@ impl Comparison {
     }
 }
 
-/// The second half of a cine, in which vessels are filled, its frame rate and its motion.
-fn look_at_cine(path: &Path) -> Result<(Looks, f64, Vec<f64>)> {
+/// A cine and its frame rate: its first frames are before the agent, in its second half vessels are filled.
+fn look_at_cine(path: &Path) -> Result<(Looks, f64)> {
     let mut reader = open(path)?;
-    let frames = reader.info().frames;
+    let filled = reader.info().frames / 2;
     let rate = reader.info().frame_time.map_or(15.0, |time| 1.0 / time.as_secs_f64());
-    let (mut looks, mut moves) = (Looks::default(), Vec::new());
+    let mut looks = Looks::default();
     let (mut index, mut before): (usize, Option<Picture>) = (0, None);
     while let Some(frame) = reader.next_frame()? {
-        if index >= frames / 2 {
+        if index < 3 {
+            looks.look_at_background(frame.clone())?;
+        }
+        if index >= filled {
             if index % 8 == 0 {
                 looks.look(frame.clone(), None)?;
             }
             let here = Picture::new(frame)?;
-            if let Some(before) = before.as_ref().filter(|_| index <= frames / 2 + PAIRS) {
-                moves.extend(motion(before, &here));
+            if let Some(before) = before.as_ref().filter(|_| index <= filled + PAIRS) {
+                looks.motion.extend(motion(before, &here));
             }
             before = Some(here);
         }
         index += 1;
     }
-    Ok((looks, rate, moves))
+    Ok((looks, rate))
 }
 
 fn look_at_stills(folder: &Path) -> Result<Looks> {
@@ -203,26 +221,26 @@ fn look_at_stills(folder: &Path) -> Result<Looks> {
 }
 
 /// The reference at its own rate for single frames, at the cine's for motion.
-fn look_at_phantom(rate: f64) -> Result<(Looks, Vec<f64>)> {
-    let (mut looks, mut moves) = (Looks::default(), Vec::new());
+fn look_at_phantom(rate: f64) -> Result<Looks> {
+    let mut looks = Looks::default();
     for clip in 0..CLIPS {
         let settings = Preset::Reference.settings(SEED, clip);
+        let at = |start_seconds| Phantom::new(Settings { start_seconds, frames: 1, ..settings.clone() })?.frame(0);
+        looks.look_at_background(at(BEFORE)?.frame)?;
         for start_seconds in FILLED {
-            let drawn = Phantom::new(Settings { start_seconds, frames: 1, ..settings.clone() })?.frame(0)?;
+            let drawn = at(start_seconds)?;
             looks.look(drawn.frame, Some(&drawn.mask))?;
         }
-        if clip < 3 {
+        if clip < MOVING {
             let filled = Settings { start_seconds: FILLED[0], frames: PAIRS + 1, frames_per_second: rate, ..settings };
             let phantom = Phantom::new(filled)?;
-            let mut before = None;
-            for index in 0..=PAIRS {
+            let mut before = Picture::new(phantom.frame(0)?.frame)?;
+            for index in 1..=PAIRS {
                 let here = Picture::new(phantom.frame(index)?.frame)?;
-                if let Some(before) = &before {
-                    moves.extend(motion(before, &here));
-                }
-                before = Some(here);
+                looks.motion.extend(motion(&before, &here));
+                before = here;
             }
         }
     }
-    Ok((looks, moves))
+    Ok(looks)
 }

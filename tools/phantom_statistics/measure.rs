@@ -1,6 +1,6 @@
 //! What an angiogram looks like, in numbers that can be measured on real ones and on phantoms alike.
 //!
-//! Pictures and masks go in, [`Look`]s come out: contrast-to-noise ratio and width of the vessels, slope of the
+//! Pictures and masks go in, figures come out: contrast-to-noise ratio and width of the vessels, slope of the
 //! background's power spectrum, motion from frame to frame. Stills are compared at [`SIDE`] pixels across, motion at
 //! the clip's own size.
 
@@ -95,7 +95,7 @@ pub fn contrast_to_noise(picture: &Picture, vessel: &[bool]) -> Option<f64> {
             ratios.push(mean(inside.iter().map(|p| plane.at(p) - p.2)) / deviation.max(0.25));
         }
     }
-    median(&mut ratios)
+    quantile(&ratios, 0.5)
 }
 
 /// The width of the vessel at each of its pixels: the diameter of the largest disc within the mask that covers it
@@ -211,15 +211,11 @@ pub fn motion(from: &Picture, to: &Picture) -> Vec<f64> {
     moves
 }
 
-/// A value below which `share` of `values` lie.
-pub fn quantile(values: &mut [f64], share: f64) -> Option<f64> {
-    values.sort_by(f64::total_cmp);
-    values.get((share * values.len().saturating_sub(1) as f64).round() as usize).copied()
-}
-
-/// The middle one.
-pub fn median(values: &mut [f64]) -> Option<f64> {
-    quantile(values, 0.5)
+/// The value below which `share` of `values` lie.
+pub fn quantile(values: &[f64], share: f64) -> Option<f64> {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    sorted.get((share * sorted.len().saturating_sub(1) as f64).round() as usize).copied()
 }
 
 fn mean(values: impl Iterator<Item = f64>) -> f64 {
