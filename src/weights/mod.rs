@@ -3,6 +3,9 @@
 //! Files without the header work too: the configuration is then read off the shapes. Nothing is used before every
 //! tensor has been checked: name, shape, type, and that all numbers are finite.
 
+pub mod checkpoint;
+pub mod import;
+
 use crate::error::{Error, Result};
 use crate::graph::{Shape, Tensor, ValueId};
 use crate::model::{ARCHITECTURE, CeNet, Config, Stem};
