@@ -87,7 +87,9 @@ fn check_place(out: &Path, overwrite: bool) -> Result<()> {
         return Err(Error::Request(format!("{shown} is a folder; give the weights file a name in it")));
     }
     if out.symlink_metadata().is_ok() && !overwrite {
-        return Err(Error::Request(format!("{shown} is there already; choose another name, or replace it with --overwrite")));
+        return Err(Error::Request(format!(
+            "{shown} is there already; choose another name, or replace it with --overwrite"
+        )));
     }
     Ok(())
 }

@@ -154,14 +154,10 @@ impl Source {
     /// The network whose names the file has.
     fn of(file: &Checkpoint) -> Result<Source, String> {
         let names = file.tensors();
-        if names.contains_key(FIRST_LAYER) {
-            return Ok(Source::Coronet);
-        }
-        if names.keys().any(|name| name.starts_with("dblock.") || name.starts_with("finaldeconv1.")) {
-            return Ok(Source::CeNet);
-        }
-        if names.keys().any(|name| name.starts_with("layer1.")) {
-            return Ok(Source::ResNet34);
+        // Each has layers that the others lack.
+        let telling = [("temporal", Source::Coronet), ("dblock", Source::CeNet), ("layer1", Source::ResNet34)];
+        if let Some((_, source)) = telling.iter().find(|(first, _)| names.keys().any(|name| layer(name) == *first)) {
+            return Ok(*source);
         }
         let found = names.keys().next().map_or("no tensor at all".to_owned(), |name| format!("{name:?} for one"));
         Err(format!("holds no network Coronet can import: no 3D-2D CE-Net, CE-Net or ResNet-34, but {found}"))

@@ -226,7 +226,7 @@ mod tests {
         assert_eq!(gathered(0, &[3, 2], &[1, 3]).unwrap(), [0., 3., 1., 4., 2., 5.], "transposed");
         assert_eq!(gathered(1, &[2, 2], &[6, 2]).unwrap(), [1., 3., 7., 9.], "every second column");
         assert_eq!(gathered(11, &[], &[]).unwrap(), [11.], "a single number");
-        assert_eq!(gathered(99, &[0, 4], &[4, 1]).unwrap(), [], "nothing lies nowhere");
+        assert!(gathered(99, &[0, 4], &[4, 1]).unwrap().is_empty(), "nothing can lie anywhere");
         assert_eq!(gathered(3, &[2, 2], &[0, 1]).unwrap(), [3., 4., 3., 4.], "repeated rows");
     }
 

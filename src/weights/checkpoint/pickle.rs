@@ -492,7 +492,8 @@ impl<'a, 'b> Machine<'a, 'b> {
             }
             OBJ | NEWOBJ | NEWOBJ_EX => "build an object",
             EXT1..=EXT4 => "call something from its extension registry",
-            PERSID => "fetch an object by a name",
+            // No call: a reader gives meaning to such names, and PyTorch's gives them none.
+            PERSID => return damaged("it keeps an object outside under a bare name"),
             _ => "fetch a buffer from outside the file",
         };
         Problem::Refused(format!(

@@ -25,11 +25,22 @@ pub fn find(pickle: &Pickle) -> Result<BTreeMap<String, &TensorRecord>, String> 
     let mut dictionary = pickle.root();
     for _ in 0..DEEPEST {
         let Object::Dict(entries) = dictionary else { break };
+        let inside = dictionaries(pickle, entries);
+        // A usual name says more than tensors beside it: those may be a generator's state.
+        let usual = USUAL_NAMES.iter().find_map(|usual| inside.iter().find(|(name, _)| name == usual));
         let tensors = tensors(pickle, entries)?;
-        if !tensors.is_empty() {
-            return Ok(tensors);
-        }
-        dictionary = inner(pickle, entries)?;
+        dictionary = match (usual, &inside[..]) {
+            (Some((_, inner)), _) => inner,
+            _ if !tensors.is_empty() => return Ok(tensors),
+            (None, [(_, inner)]) => inner,
+            (None, []) => break,
+            (None, [(one, _), (other, _), ..]) => {
+                let (one, other) = (shown(one), shown(other));
+                return Err(format!(
+                    "holds several dictionaries, such as {one} and {other}; save the network's state_dict() alone"
+                ));
+            }
+        };
     }
     Err("holds no state dictionary: save a network's state_dict()".into())
 }
@@ -46,25 +57,13 @@ fn tensors<'a>(pickle: &'a Pickle, entries: &[(Id, Id)]) -> Result<BTreeMap<Stri
     Ok(tensors)
 }
 
-/// The dictionary to look into next: the one with a usual name, or the only one.
-fn inner<'a>(pickle: &'a Pickle, entries: &[(Id, Id)]) -> Result<&'a Object, String> {
-    let mut inside: Vec<(&str, Id)> = Vec::new();
-    for &(key, value) in entries {
-        if let (Object::Text(name), Object::Dict(entries)) = (&pickle.objects[key], &pickle.objects[value])
-            && !entries.is_empty()
-        {
-            inside.push((name, value));
-        }
-    }
-    let usual = USUAL_NAMES.iter().find_map(|usual| inside.iter().find(|(name, _)| name == usual));
-    match (usual, &inside[..]) {
-        (Some((_, id)), _) | (None, [(_, id)]) => Ok(&pickle.objects[*id]),
-        (None, []) => Err("holds no state dictionary: save a network's state_dict()".into()),
-        (None, [(one, _), (other, _), ..]) => {
-            let (one, other) = (shown(one), shown(other));
-            Err(format!("holds several dictionaries, such as {one} and {other}; save the network's state_dict() alone"))
-        }
-    }
+/// The dictionaries among the entries, those that hold something.
+fn dictionaries<'a>(pickle: &'a Pickle, entries: &[(Id, Id)]) -> Vec<(&'a str, &'a Object)> {
+    let named = entries.iter().filter_map(|&(key, value)| match (&pickle.objects[key], &pickle.objects[value]) {
+        (Object::Text(name), inner @ Object::Dict(entries)) if !entries.is_empty() => Some((name.as_str(), inner)),
+        _ => None,
+    });
+    named.collect()
 }
 
 /// The same tensors without the prefixes that all names carry.
