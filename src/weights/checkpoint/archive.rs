@@ -12,8 +12,8 @@ use zip::result::ZipError;
 /// The largest description of tensors that is read.
 const LONGEST_PICKLE: u64 = 64 << 20;
 
-/// Weights hardly shrink when packed; a record that shrank more than this, to a thousandth, was made to mislead.
-const MOST_PACKED: u64 = 100;
+/// How many times smaller packing may make a record. Weights hardly shrink; what shrinks to a thousandth was made to.
+const MOST_PACKED: u64 = 20;
 
 /// Up to this many bytes a record may be packed as well as it can: biases of zeros are.
 const SMALL: u64 = 1 << 20;
@@ -109,7 +109,8 @@ impl Archive {
         if packed > self.length || (size > SMALL && size / MOST_PACKED > packed) {
             return Err(format!("has a record {name} of {size} bytes packed in {packed}, which no weights are"));
         }
-        let mut bytes = Vec::with_capacity(size as usize);
+        // What is packed is there; what it grows to has still to show.
+        let mut bytes = Vec::with_capacity(packed.min(size) as usize);
         let read = record.take(size + 1).read_to_end(&mut bytes);
         read.map_err(|error| format!("has a damaged record {name} ({error})"))?;
         if bytes.len() as u64 != size {

@@ -85,13 +85,13 @@ impl Machine<'_, '_> {
         let (callee, first) = (*callee, arguments.first().copied());
         match callee {
             Global::OrderedDict => self.ordered_dict(first),
-            Global::RebuildTensor => self.tensor(arguments).map(Object::Tensor),
+            Global::RebuildTensor => Ok(Object::Tensor(Box::new(self.tensor(arguments)?))),
             Global::RebuildTypedTensor => {
                 let element = match arguments.get(6).map(|&id| &self.objects[id]) {
                     Some(Object::Global(Global::Dtype(element))) => *element,
                     _ => return Err(damaged("a tensor states no type")),
                 };
-                Ok(Object::Tensor(TensorRecord { element, ..self.tensor(arguments)? }))
+                Ok(Object::Tensor(Box::new(TensorRecord { element, ..self.tensor(arguments)? })))
             }
             Global::Parameter => match first.map(|id| &self.objects[id]) {
                 Some(Object::Tensor(tensor)) => Ok(Object::Tensor(tensor.clone())),

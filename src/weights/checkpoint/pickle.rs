@@ -11,7 +11,7 @@ use super::layout::Element;
 use std::collections::HashMap;
 
 /// Steps a pickle may take. A state dictionary takes about twenty a tensor.
-const MOST_STEPS: usize = 1 << 22;
+const MOST_STEPS: usize = 1 << 21;
 
 /// The newest protocol there is.
 const NEWEST_PROTOCOL: u8 = 5;
@@ -47,7 +47,8 @@ pub enum Object {
     Global(Global),
     /// A storage, by its number in [`Pickle::storages`].
     Storage(usize),
-    Tensor(TensorRecord),
+    /// Boxed, for objects are many and tensors few.
+    Tensor(Box<TensorRecord>),
     /// Something without tensors whose value does not matter: a float, bytes, a set, a NumPy scalar.
     Inert,
 }

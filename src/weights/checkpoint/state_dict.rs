@@ -49,7 +49,7 @@ fn tensors<'a>(pickle: &'a Pickle, entries: &[(Id, Id)]) -> Result<BTreeMap<Stri
     let mut tensors = BTreeMap::new();
     for &(key, value) in entries {
         if let (Object::Text(name), Object::Tensor(tensor)) = (&pickle.objects[key], &pickle.objects[value])
-            && tensors.insert(name.clone(), tensor).is_some()
+            && tensors.insert(name.clone(), &**tensor).is_some()
         {
             return Err(format!("holds two tensors {}", shown(name)));
         }
