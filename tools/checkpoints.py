@@ -117,7 +117,7 @@ def good_files() -> dict[str, tuple[Callable[[Path], None], Tensors]]:
     state = network.state_dict()
     plain = {name: tensor.clone() for name, tensor in state.items()}
     checkpoint, trained = training()
-    dense = {name: tensor.contiguous() for name, tensor in types().items()}
+    first = {"a": numbers(2, seed=8)}
     files = {
         "state_dict.zip.pth": (saved(state), plain),
         "state_dict.legacy.pth": (saved(state, **LEGACY), plain),
@@ -128,14 +128,15 @@ def good_files() -> dict[str, tuple[Callable[[Path], None], Tensors]]:
         "training.legacy.pth": (saved(checkpoint, **LEGACY), trained),
         "types.zip.pth": (saved(types()), types()),
         "types.legacy.pth": (saved(types(), **LEGACY), types()),
-        "types.safetensors": (lambda path: safetensors.torch.save_file(dense, path), types()),
+        "types.safetensors": (lambda path: safetensors.torch.save_file(types(), path), types()),
         "views.zip.pth": (saved(views()), views()),
         "views.legacy.pth": (saved(views(), **LEGACY), views()),
-        "unsigned.zip.pth": (saved({"a": numbers(2, seed=8), "b": torch.ones(2, dtype=torch.uint16)}), {"a": numbers(2, seed=8)}),
+        "unsigned.zip.pth": (saved(first | {"b": torch.ones(2, dtype=torch.uint16)}), first),
     }
     for protocol in (1, 3, 4, 5):
-        files[f"protocol_{protocol}.zip.pth"] = (saved(OrderedDict(state), pickle_protocol=protocol), plain)
-        files[f"protocol_{protocol}.legacy.pth"] = (saved(OrderedDict(state), pickle_protocol=protocol, **LEGACY), plain)
+        for kind, options in (("zip", {}), ("legacy", LEGACY)):
+            write = saved(OrderedDict(state), pickle_protocol=protocol, **options)
+            files[f"protocol_{protocol}.{kind}.pth"] = (write, plain)
     return files
 
 
@@ -143,6 +144,7 @@ def refused_files() -> dict[str, tuple[Callable[[Path], None], str]]:
     """File name to how it is written and words of the refusal."""
     system = {"weight": numbers(2, seed=1), "extra": Command(os.system, "touch coronet-was-here")}
     evaluate = {"weight": numbers(2, seed=1), "extra": Command(eval, "1 + 1")}
+    script = torch.jit.script(nn.Conv2d(1, 1, 1))
     module = os.system.__module__  # `posix` or `nt`, which `os` is another name of
 
     def saved(content: Any, **options: Any) -> Callable[[Path], None]:
@@ -154,7 +156,7 @@ def refused_files() -> dict[str, tuple[Callable[[Path], None], str]]:
         "os_system.protocol_4.pth": (saved(system, pickle_protocol=4), f"asks Python to call {module}.system;"),
         "eval.zip.pth": (saved(evaluate), "asks Python to call __builtin__.eval;"),
         "whole_network.zip.pth": (saved(nn.Conv2d(1, 1, 1)), "asks Python to call torch.nn.modules.conv.Conv2d;"),
-        "torchscript.pt": (lambda path: torch.jit.save(torch.jit.script(nn.Conv2d(1, 1, 1)), str(path)), "is a TorchScript program"),
+        "torchscript.pt": (lambda path: torch.jit.save(script, str(path)), "is a TorchScript program"),
     }
 
 

@@ -93,7 +93,10 @@ fn missing_and_superfluous_records_are_told_apart() {
 
 proptest! {
     #[test]
-    fn flipped_bytes_never_panic(which in 0usize..4, flips in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4)) {
+    fn flipped_bytes_never_panic(
+        which in 0usize..4,
+        flips in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
+    ) {
         let (_, mut file) = every_file()[which].clone();
         for (at, byte) in flips {
             let at = at.index(file.len());

@@ -208,11 +208,8 @@ fn storages_that_are_not_what_they_are_declared_to_be_are_refused() {
     assert_eq!(refusal(larger.zip()), "has a record data/0 of 24 bytes, but declares 4000 for it");
     assert_eq!(refusal(larger.legacy()), "is no intact PyTorch checkpoint: it ends early");
     let absurd = with(i64::MAX, "FloatStorage");
-    assert!(
-        refusal(absurd.zip()).contains("storage 0 holds 9223372036854775807 numbers")
-            || cfg!(target_pointer_width = "64")
-    );
-    assert_eq!(refusal(absurd.legacy()), refusal(with(i64::MAX, "FloatStorage").legacy()));
+    assert!(refusal(absurd.zip()).contains("storage 0 holds 9223372036854775807 numbers"));
+    assert_eq!(refusal(absurd.legacy()), refusal(absurd.zip()));
     assert!(refusal(with(-1, "FloatStorage").zip()).contains("storage 0 holds -1 numbers"));
     // Another type: the bytes no longer add up.
     assert_eq!(refusal(with(6, "DoubleStorage").zip()), "has a record data/0 of 24 bytes, but declares 48 for it");
@@ -238,13 +235,13 @@ fn a_name_that_stands_twice_is_refused() {
 #[test]
 fn a_record_packed_beyond_belief_is_refused_unread() {
     let mut state = State::default();
-    let count = 64 << 20;
+    let count = 4 << 20;
     state.add_bytes("weight", &[count], "FloatStorage", count, vec![0; 4 * count]);
     let file = state.packed_zip();
-    assert!(file.len() < 1 << 20);
+    assert!(file.len() < 1 << 17);
     let mut checkpoint = Checkpoint::parse(file).unwrap();
     let sentence = checkpoint.read("weight").unwrap_err();
-    assert!(sentence.starts_with("has a record data/0 of 268435456 bytes packed in "), "{sentence}");
+    assert!(sentence.starts_with("has a record data/0 of 16777216 bytes packed in "), "{sentence}");
 }
 
 /// Opcodes and pieces that pass the first checks, so that random programs get somewhere.
