@@ -140,7 +140,7 @@ impl Plan {
         for (ours, theirs, shape) in taken {
             let numbers = file.read(&theirs)?;
             let tensor = Tensor::new(shape, numbers).ok_or_else(|| format!("tensor {theirs} is cut short"))?;
-            let tensor = if options.luminance && ours == FIRST_LAYER { to_luminance(&tensor) } else { tensor };
+            let tensor = if options.luminance && ours == FIRST_LAYER { to_luminance(&tensor)? } else { tensor };
             tensors.insert(ours, tensor);
         }
         let mut layers: Vec<String> = seeded.iter().map(|name| layer(name).to_owned()).collect();
@@ -321,15 +321,19 @@ fn layer(name: &str) -> &str {
 }
 
 /// A first layer with its channels' filters added up, see [`ImportOptions::luminance`].
-fn to_luminance(filter: &Tensor) -> Tensor {
+fn to_luminance(filter: &Tensor) -> Result<Tensor, String> {
     let Shape::TemporalFilter { outputs, channels, frames, height, width } = filter.shape() else {
-        return filter.clone();
+        return Err(format!("tensor {FIRST_LAYER} is no filter of frames"));
     };
     let taps = frames * height * width;
     let shape = Shape::TemporalFilter { outputs, channels: 1, frames, height, width };
-    Tensor::from_fn(shape, |at| {
+    let folded = Tensor::from_fn(shape, |at| {
         let (output, tap) = (at / taps, at % taps);
         let channel = |channel| f64::from(filter.data()[(output * channels + channel) * taps + tap]);
         (0..channels).map(channel).sum::<f64>() as f32
-    })
+    });
+    match folded.data().iter().all(|number| number.is_finite()) {
+        true => Ok(folded),
+        false => Err(format!("tensor {FIRST_LAYER} holds numbers whose sum over the channels is no finite float32")),
+    }
 }
