@@ -120,6 +120,8 @@ def good_files() -> dict[str, tuple[Callable[[Path], None], Tensors]]:
     first = {"a": numbers(2, seed=8)}
     files = {
         "state_dict.zip.pth": (saved(state), plain),
+        # The archive's folder is called like the file; see `Archive::open` in the reader for what this one does.
+        "twenty_one_characters.pth": (saved(state), plain),
         "state_dict.legacy.pth": (saved(state, **LEGACY), plain),
         "data_parallel.zip.pth": (saved(nn.DataParallel(network).state_dict()), plain),
         "parameters.zip.pth": (saved(dict(network.named_parameters())), dict(network.named_parameters())),

@@ -7,6 +7,7 @@ use super::pickle::Storage;
 use super::shown;
 use std::io::{Cursor, Read};
 use zip::ZipArchive;
+use zip::read::{ArchiveOffset, Config};
 use zip::result::ZipError;
 
 /// The largest description of tensors that is read.
@@ -37,7 +38,10 @@ impl Archive {
     /// Half a sentence about the file: damaged, of another program, TorchScript, or big-endian.
     pub fn open(bytes: Vec<u8>) -> Result<Archive, String> {
         let length = bytes.len() as u64;
-        let zip = ZipArchive::new(Cursor::new(bytes)).map_err(|error| damaged(&error))?;
+        // PyTorch's archives begin where the file does. A reader left to find the beginning by itself takes the second
+        // record for the first when the folder's name has 21 letters: records at the end have as many bytes as a header.
+        let config = Config { archive_offset: ArchiveOffset::Known(0) };
+        let zip = ZipArchive::with_config(config, Cursor::new(bytes)).map_err(|error| damaged(&error))?;
         if zip.has_duplicate_names() {
             return Err("is a zip file in which a name stands twice".into());
         }
