@@ -11,7 +11,7 @@ use crate::graph::{Graph, Shape, ValueId};
 use crate::ops::{Conv, MaxPool, Sgd, TransposedConv};
 
 /// Blocks of each ResNet-34 layer.
-const BLOCKS: [usize; 4] = [3, 4, 6, 3];
+pub(crate) const BLOCKS: [usize; 4] = [3, 4, 6, 3];
 
 /// The network as a graph.
 #[derive(Debug, Clone)]

@@ -3,7 +3,9 @@
 //! Files without the header work too: the configuration is then read off the shapes. Nothing is used before every
 //! tensor has been checked: name, shape, type, and that all numbers are finite.
 
+pub mod checkpoint;
 mod embedded;
+pub mod import;
 
 pub use embedded::EMBEDDED_ORIGIN;
 

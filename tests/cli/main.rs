@@ -5,6 +5,7 @@
 
 mod clips;
 mod end_to_end;
+mod import;
 mod info;
 mod labels;
 mod options;
