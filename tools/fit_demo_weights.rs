@@ -56,6 +56,12 @@ struct Arguments {
     /// The highest learning rate
     #[arg(long, default_value_t = 1.0)]
     rate: f32,
+    /// Weight of the background's Dice term in the loss
+    #[arg(long, default_value_t = 0.0)]
+    background: f32,
+    /// Seconds between the start of the injection and the earliest window; before 0 there is no agent
+    #[arg(long, default_value_t = 0.2, allow_negative_numbers = true)]
+    earliest: f64,
     /// Decides patients, order and changes
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -83,8 +89,14 @@ fn main() -> coronet::Result<()> {
     let config = Config::new(arguments.width, arguments.stem, arguments.n, 1)?;
     let size = Size { width: arguments.size, height: arguments.size };
     let begun = Instant::now();
-    let learned = draw(Preset::Varied, arguments.seed, (arguments.patients, arguments.windows), config, size)?;
-    let scored = draw(Preset::Reference, SCORED_SEED, SCORED, config, size)?;
+    let learned = draw(
+        Preset::Varied,
+        arguments.seed,
+        (arguments.patients, arguments.windows),
+        config,
+        (size, arguments.earliest),
+    )?;
+    let scored = draw(Preset::Reference, SCORED_SEED, SCORED, config, (size, arguments.earliest))?;
     println!("{} windows drawn in {:.0} s", learned.len() + scored.len(), begun.elapsed().as_secs_f64());
 
     let start = match &arguments.init {
@@ -93,7 +105,7 @@ fn main() -> coronet::Result<()> {
     };
     let device = CpuDevice::new(None)?;
     let network = CeNet::build(config, arguments.batch, size.height, size.width)?;
-    let step = TrainingStep::build(network, RHO, MOMENTUM)?;
+    let step = TrainingStep::with_background(network, RHO, MOMENTUM, arguments.background)?;
     let program = Program::lower(&step.network.graph, &[step.dice_loss], &device, Placement::Shared)?;
     let mut session = device.load(program)?;
     start.write_into(&step.network, |id, numbers| session.write(id, numbers))?;
@@ -119,7 +131,7 @@ fn main() -> coronet::Result<()> {
             let weights = Weights::read_from(&step.network, |id| session.read(id))?;
             weights.save(&arguments.out)?;
             let dice = score(&weights, &device, size, &scored)?;
-            let loss = losses.drain(..).collect::<Vec<f32>>();
+            let loss = std::mem::take(&mut losses);
             println!(
                 "step {:5}  loss {:.4}  Dice on other patients {dice:.4}  {:.0} s",
                 number + 1,
@@ -137,7 +149,7 @@ fn draw(
     seed: u64,
     (patients, windows): (usize, usize),
     config: Config,
-    size: Size,
+    (size, earliest): (Size, f64),
 ) -> coronet::Result<Vec<Window>> {
     let drawn: Vec<Vec<Window>> = (0..patients)
         .into_par_iter()
@@ -150,7 +162,7 @@ fn draw(
             };
             (0..windows)
                 .map(|_| {
-                    let start_seconds = 0.2 + 3.2 * random.uniform();
+                    let start_seconds = earliest + 3.2 * random.uniform();
                     let settings = preset.settings(seed, patient);
                     let phantom = Phantom::new(Settings { size, start_seconds, frames: config.frames(), ..settings })?;
                     let drawn = (0..config.frames()).map(|i| phantom.frame(i)).collect::<coronet::Result<Vec<_>>>()?;
