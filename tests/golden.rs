@@ -98,7 +98,10 @@ fn cancelled_by_a_norm(name: &str) -> bool {
             && [".conv1.bias", ".deconv2.bias", ".conv3.bias"].iter().any(|end| name.ends_with(end))
 }
 
-fn check_stages_loss_and_gradients(device: &dyn Device, gradient_bound: f64) {
+/// Relative L2 error of a gradient.
+const GRADIENT_BOUND: f64 = 1e-3;
+
+fn check_stages_loss_and_gradients(device: &dyn Device, gradient_bound: fn(&str) -> f64) {
     for golden in cases() {
         let step = golden.training_step();
         let mut graph_outputs: Vec<ValueId> = step.network.stages.iter().map(|&(_, id)| id).collect();
@@ -130,7 +133,7 @@ fn check_stages_loss_and_gradients(device: &dyn Device, gradient_bound: f64) {
                 let norm = got.data().iter().map(|&g| f64::from(g).powi(2)).sum::<f64>().sqrt();
                 check(&mut failures, &what, norm, 1e-6);
             } else {
-                check(&mut failures, &what, relative_l2(got.data(), &wide(&expected)), gradient_bound);
+                check(&mut failures, &what, relative_l2(got.data(), &wide(&expected)), gradient_bound(&golden.name));
             }
         }
         assert!(failures.is_empty(), "{}", failures.join("\n"));
@@ -156,7 +159,7 @@ fn check_steps_of_sgd(device: &dyn Device, steps: usize) {
 
 #[test]
 fn stages_loss_and_gradients_are_those_of_the_golden_cases() {
-    check_stages_loss_and_gradients(&CpuDevice::new(None).unwrap(), 1e-3);
+    check_stages_loss_and_gradients(&CpuDevice::new(None).unwrap(), |_| GRADIENT_BOUND);
 }
 
 #[test]
@@ -166,17 +169,19 @@ fn ten_steps_of_sgd_give_the_golden_losses() {
 
 #[cfg(feature = "emulator")]
 mod emulated {
-    use super::{check_stages_loss_and_gradients, check_steps_of_sgd};
+    use super::{GRADIENT_BOUND, check_stages_loss_and_gradients, check_steps_of_sgd};
     use coronet::device::cuda::{CudaDevice, EmulatedDriver, Schedule};
 
     /// One unit of encoder3 in cenet3d_half_n1_w8 lies 1e-6 above 0, less than two arithmetics agree to. Here its ReLU
-    /// stays shut, on the CPU it opens; that moves the gradients of a few layers by up to 5e-3.
-    const GRADIENT_BOUND: f64 = 1e-2;
+    /// stays shut, on the CPU it opens; that moves the gradients of a few layers by up to 5e-3. No other case has one.
+    fn gradient_bound(case: &str) -> f64 {
+        if case == "cenet3d_half_n1_w8" { 1e-2 } else { GRADIENT_BOUND }
+    }
 
     #[test]
     fn stages_loss_and_gradients_are_those_of_the_golden_cases_on_the_emulated_gpu() {
         let device = CudaDevice::new(EmulatedDriver::new(Schedule::ALL[0]));
-        check_stages_loss_and_gradients(&device, GRADIENT_BOUND);
+        check_stages_loss_and_gradients(&device, gradient_bound);
     }
 
     #[test]

@@ -276,3 +276,28 @@ fn check_refusals(device: &dyn Device) {
     assert!(session.read(network.probability).is_ok());
     assert!(refused(session.run_timed(&mut [])).contains(&format!("{steps} steps, but 0 times were given")));
 }
+
+/// Where a mask is empty, the background's Dice term teaches and the vessel's own hardly does.
+#[test]
+fn the_backgrounds_term_has_a_gradient_where_there_is_no_vessel() {
+    let device = CpuDevice::new(Some(2)).unwrap();
+    let gradient = |background: f32| {
+        let network = CeNet::build(config(4, Stem::Half, 0), 1, 96, 96).unwrap();
+        let step = TrainingStep::with_background(network, 0.0, 0.9, background).unwrap();
+        let outputs = [&step.gradients[..], &[step.total_loss]].concat();
+        let program = Program::lower(&step.network.graph, &outputs, &device, Placement::Shared).unwrap();
+        let mut session = device.load(program).unwrap();
+        let weights = Weights::seeded(step.network.config, 1).unwrap();
+        weights.write_into(&step.network, |id, numbers| session.write(id, numbers)).unwrap();
+        let window: Vec<f32> = (0..96 * 96).map(|i| (i as f32 * 0.37).sin()).collect();
+        session.write(step.network.window, &window).unwrap();
+        session.write(step.mask, &vec![0.0; 96 * 96]).unwrap();
+        session.write(step.rate, &[0.0]).unwrap();
+        session.run().unwrap();
+        let squares = |id: &ValueId| session.read(*id).unwrap().data().iter().map(|g| g * g).sum::<f32>();
+        (step.gradients.iter().map(squares).sum::<f32>().sqrt(), session.read(step.total_loss).unwrap().data()[0])
+    };
+    let ((without, loss), (with, both)) = (gradient(0.0), gradient(10.0));
+    assert!(with > 100.0 * without && without > 0.0, "{with} and {without}");
+    assert!((0.99..=1.0).contains(&loss) && both > loss + 1.0, "{loss}, {both}");
+}

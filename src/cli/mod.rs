@@ -2,6 +2,7 @@
 //!
 //! Results go to stdout, everything else to stderr. Exit codes: 0 done, 1 failed, 2 wrong usage, 130 stopped by Ctrl-C.
 
+mod import;
 mod info;
 mod phantom;
 mod progress;
@@ -27,6 +28,7 @@ struct Arguments {
 enum Verb {
     Segment(segment::Arguments),
     Phantom(phantom::Arguments),
+    Import(import::Arguments),
     Info(info::Arguments),
 }
 
@@ -43,6 +45,7 @@ pub fn main() -> ExitCode {
     let done = panic::catch_unwind(AssertUnwindSafe(|| match verb {
         Verb::Segment(arguments) => segment::run(&arguments),
         Verb::Phantom(arguments) => phantom::run(&arguments),
+        Verb::Import(arguments) => import::run(&arguments),
         Verb::Info(arguments) => info::run(&arguments),
     }));
     match done.unwrap_or_else(|panic| Err(Error::Internal(panic_text(&*panic)))) {

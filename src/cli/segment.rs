@@ -1,16 +1,16 @@
 //! `coronet segment`: a clip in, masks and pictures out.
 
-use super::print;
 use super::progress::{Progress, listen_for_ctrl_c};
+use super::{note, print};
 use clap::{Args, ValueEnum, ValueHint};
 use coronet::device::cpu::CpuDevice;
 use coronet::media::{ClipReader, Size};
 use coronet::post::{MinimumArea, PostProcessing, Threshold};
 use coronet::segment::{
-    EngineNetwork, FrameRange, OverlayVideo, ResultFolder, ResultsOptions, SegmentOptions, Summary, WindowNetwork,
-    segment_into,
+    EngineNetwork, FrameRange, LabelAgreement, Labels, OverlayVideo, ResultFolder, ResultsOptions, SegmentOptions,
+    Summary, WindowNetwork, segment_into,
 };
-use coronet::weights::Weights;
+use coronet::weights::{EMBEDDED_ORIGIN, Weights};
 use coronet::{Error, Result};
 use std::fmt::Write as _;
 use std::io::{self, Write};
@@ -24,9 +24,9 @@ pub struct Arguments {
     #[arg(value_hint = ValueHint::AnyPath)]
     input: PathBuf,
 
-    /// The network's weights, safetensors
+    /// The network's weights, safetensors; without it the small demonstration network that Coronet carries along
     #[arg(long, value_name = "W", value_hint = ValueHint::FilePath)]
-    weights: PathBuf,
+    weights: Option<PathBuf>,
 
     /// Folder for the results; made where it is missing
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
@@ -55,6 +55,10 @@ pub struct Arguments {
     /// Threads for the network; all cores by default
     #[arg(long, value_name = "T")]
     threads: Option<NonZeroUsize>,
+
+    /// True masks to compare with, one for each frame in the clip's order: a folder of images, vessel from 128 on
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::AnyPath)]
+    labels: Option<PathBuf>,
 
     /// Write the vessel probability of every frame, too, as 16-bit PNG
     #[arg(long)]
@@ -88,25 +92,26 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     run_with(arguments, coronet::media::open, open_network, &mut io::stdout().lock())
 }
 
-/// Opens the network in `weights` on `device` for square frames of `size`.
+/// Opens the network in `weights`, or the embedded one, on `device` for square frames of `size`.
 fn open_network(
-    weights: &Path,
+    path: Option<&Path>,
     device: Device,
     size: NonZeroUsize,
     threads: Option<NonZeroUsize>,
 ) -> Result<Box<dyn WindowNetwork>> {
-    let weights = Weights::load(weights)?;
+    let weights = path.map_or_else(Weights::embedded, Weights::load)?;
     let size = Size { width: size.get(), height: size.get() };
     // What cannot work is found before threads are started and memory is taken.
     weights.config().check_size(size.height, size.width)?;
     let device = match device {
         Device::Auto | Device::Cpu => CpuDevice::new(threads.map(NonZeroUsize::get))?,
     };
-    Ok(Box::new(EngineNetwork::load(&weights, &device, size)?))
+    let origin = path.map_or(EMBEDDED_ORIGIN.into(), Path::to_string_lossy);
+    Ok(Box::new(EngineNetwork::load(&weights, &device, size)?.with_origin(origin)))
 }
 
 type OpenClip = fn(&Path) -> Result<Box<dyn ClipReader>>;
-type OpenNetwork = fn(&Path, Device, NonZeroUsize, Option<NonZeroUsize>) -> Result<Box<dyn WindowNetwork>>;
+type OpenNetwork = fn(Option<&Path>, Device, NonZeroUsize, Option<NonZeroUsize>) -> Result<Box<dyn WindowNetwork>>;
 
 fn run_with(arguments: &Arguments, open_clip: OpenClip, open_network: OpenNetwork, out: &mut dyn Write) -> Result<()> {
     let Arguments { input, weights, device, size, threads, frames, .. } = arguments;
@@ -115,13 +120,17 @@ fn run_with(arguments: &Arguments, open_clip: OpenClip, open_network: OpenNetwor
     if let Some(frames) = frames {
         frames.within(reader.info().frames)?;
     }
+    let labels = arguments.labels.as_ref().map(|path| Labels::open(path, &*reader)).transpose()?;
     check_apart(input, &arguments.out)?;
     let folder = ResultFolder::create(&arguments.out, arguments.overwrite)?;
-    let mut network = open_network(weights, *device, *size, *threads)?;
+    let mut network = open_network(weights.as_deref(), *device, *size, *threads)?;
+    if weights.is_none() && !arguments.quiet {
+        note(&format!("coronet: no --weights: using the {EMBEDDED_ORIGIN}"));
+    }
 
     let post = PostProcessing { threshold: arguments.threshold, minimum_area: arguments.min_area };
     let options = SegmentOptions { frames: *frames, post };
-    let files = ResultsOptions { probability: arguments.probability, video: &OverlayVideo };
+    let files = ResultsOptions { probability: arguments.probability, video: &OverlayVideo, labels };
     let progress = Progress::new(arguments.quiet);
     let summary = segment_into(folder, input, &mut *reader, &mut *network, &options, files, &progress)?;
     drop(progress);
@@ -164,6 +173,10 @@ fn closing_lines(summary: &Summary, folder: &Path) -> String {
     let _ = write!(lines, "\n{:.1} frames/s over {:.1} s", summary.frames_per_second, summary.wall_seconds);
     if let Some(network) = summary.network_ms {
         let _ = write!(lines, "; network step {:.1} ms (median), {:.1} ms (p99)", network.median, network.p99);
+    }
+    if let Some(LabelAgreement { labels, agreement, .. }) = &summary.labels {
+        let (mean, pooled) = (agreement.mean.dice, agreement.pooled.dice);
+        let _ = write!(lines, "\nDice {pooled:.3} over all pixels, {mean:.3} as mean of the frames, against {labels}");
     }
     lines
 }
@@ -223,7 +236,12 @@ mod tests {
         }
     }
 
-    fn all_vessel(_: &Path, _: Device, size: NonZeroUsize, _: Option<NonZeroUsize>) -> Result<Box<dyn WindowNetwork>> {
+    fn all_vessel(
+        _: Option<&Path>,
+        _: Device,
+        size: NonZeroUsize,
+        _: Option<NonZeroUsize>,
+    ) -> Result<Box<dyn WindowNetwork>> {
         Ok(Box::new(AllVessel(size.get())))
     }
 

@@ -3,5 +3,6 @@
 mod cenet;
 mod config;
 
+pub(crate) use cenet::BLOCKS;
 pub use cenet::{CeNet, TrainingStep};
 pub use config::{ARCHITECTURE, Config, Stem};

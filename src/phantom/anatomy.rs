@@ -135,7 +135,7 @@ impl Anatomy {
         ];
         let mut solids = vec![chest];
         // The column, its vertebrae, their arches, the sternum, the descending aorta.
-        solids.push(Solid::upright([middle, 0.0, posterior], [20.0, 500.0, 17.0], 0.019).soft(8.0));
+        solids.push(Solid::upright([middle, 0.0, posterior], [20.0, 500.0, 17.0], 0.019).soft(16.0));
         let first = jitter(12.0);
         for k in -6..=6 {
             let y = first + 25.0 * f64::from(k);
@@ -148,7 +148,7 @@ impl Anatomy {
         let ascending = (DVec3::new(-0.15, 1.0, 0.1)).normalize();
         solids.push(Solid::along(ascending, root + 32.0 * ascending, 62.0, 16.0, 0.008).soft(15.0));
 
-        let right_dome = -62.0 + jitter(22.0);
+        let right_dome = -50.0 + jitter(22.0);
         let left_dome = right_dome - 10.0 + jitter(8.0);
         let domes = vec![
             Solid::upright([middle - 72.0, right_dome - 90.0, -15.0], [78.0 * stature, 90.0, 105.0], 0.9 * -LUNG)
@@ -157,7 +157,7 @@ impl Anatomy {
                 .soft(10.0),
         ];
         let (centre, axis) = heart.pose();
-        let heart = Solid::along(axis, centre, 0.62 * heart.length(), 1.16 * heart.radius(0.1), 0.0105).soft(70.0);
+        let heart = Solid::along(axis, centre, 0.62 * heart.length(), 1.16 * heart.radius(0.1), 0.0105).soft(40.0);
 
         let ribs = ribs(random, middle, stature);
         let lung_vessels = lung_vessels(random, middle);

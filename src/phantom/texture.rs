@@ -3,10 +3,10 @@
 use crate::random::Random;
 
 /// The longest and shortest wavelengths, as shares of the image's larger side.
-const LONGEST: f32 = 0.25;
+const LONGEST: f32 = 0.4;
 const SHORTEST: f32 = 0.006;
 /// How amplitudes grow with wavelength: power spectra then fall with a slope of -2 - 2 x this.
-const GROWTH: f32 = 0.3;
+const GROWTH: f32 = 0.45;
 /// Texture beyond each edge that breathing may bring into view, as a share of the height.
 const MARGIN: f32 = 0.15;
 

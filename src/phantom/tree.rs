@@ -22,7 +22,7 @@ pub enum System {
 /// Between two points of a vessel, in mm.
 const STEP: f64 = 0.5;
 /// No vessel gets thinner than this, in mm of diameter.
-const THINNEST: f64 = 0.55;
+const THINNEST: f64 = 0.8;
 
 /// A point of a vessel.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -234,8 +234,8 @@ impl Grower<'_> {
         let end = self.vessels[rca].points.len() - 1;
         let dominance = self.random.between(0.8, 1.2);
         let pda =
-            self.course("PDA", Some((rca, end)), POSTERIOR_DESCENDING, (2.3 * caliber * dominance, 1.1 * caliber), 1.4);
-        let plv = self.course("PLV", Some((rca, end)), POSTEROLATERAL, (2.3 * caliber, 1.1 * caliber), 1.4);
+            self.course("PDA", Some((rca, end)), POSTERIOR_DESCENDING, (2.5 * caliber * dominance, 1.4 * caliber), 1.4);
+        let plv = self.course("PLV", Some((rca, end)), POSTEROLATERAL, (2.5 * caliber, 1.4 * caliber), 1.4);
         self.wander(
             rca,
             "conus",
@@ -250,13 +250,13 @@ impl Grower<'_> {
             let at = at + self.random.between(-0.04, 0.04);
             let heading = (self.random.between(-60.0, -15.0), self.random.between(-35.0, 15.0));
             let length = self.random.between(25.0, 60.0);
-            let diameter = caliber * self.random.between(1.0, 1.8);
-            self.wander(rca, name, Wandering { at, heading, length, diameter, dive: 0.0, twigs: 2 });
+            let diameter = caliber * self.random.between(1.3, 2.2);
+            self.wander(rca, name, Wandering { at, heading, length, diameter, dive: 0.0, twigs: 1 });
         }
         for parent in [pda, plv] {
-            self.twigs(parent, 4);
+            self.twigs(parent, 2);
         }
-        self.twigs(rca, 3);
+        self.twigs(rca, 2);
     }
 
     fn left(&mut self) {
@@ -269,23 +269,23 @@ impl Grower<'_> {
             let at = at + self.random.between(-0.05, 0.05);
             let heading = (self.random.between(-65.0, -35.0), self.random.between(-35.0, -10.0));
             let length = self.random.between(35.0, 70.0);
-            let diameter = caliber * self.random.between(1.3, 2.2);
-            self.wander(lad, name, Wandering { at, heading, length, diameter, dive: 0.0, twigs: 2 });
+            let diameter = caliber * self.random.between(1.6, 2.5);
+            self.wander(lad, name, Wandering { at, heading, length, diameter, dive: 0.0, twigs: 1 });
         }
         for (name, at) in [("S1", 0.16), ("S2", 0.27), ("S3", 0.4), ("S4", 0.52), ("S5", 0.64)] {
             let heading = (self.random.between(10.0, 40.0), self.random.between(0.0, 30.0));
             let length = self.random.between(18.0, 36.0);
-            let diameter = self.random.between(0.8, 1.2);
+            let diameter = self.random.between(0.85, 1.25);
             self.wander(lad, name, Wandering { at, heading, length, diameter, dive: 0.016, twigs: 0 });
         }
         for (name, at) in [("OM1", 0.28), ("OM2", 0.5), ("OM3", 0.72)] {
             let at = at + self.random.between(-0.05, 0.05);
             let heading = (self.random.between(-50.0, -10.0), self.random.between(-20.0, 20.0));
             let length = self.random.between(35.0, 70.0);
-            let diameter = caliber * self.random.between(1.4, 2.3);
-            self.wander(lcx, name, Wandering { at, heading, length, diameter, dive: 0.0, twigs: 2 });
+            let diameter = caliber * self.random.between(1.7, 2.7);
+            self.wander(lcx, name, Wandering { at, heading, length, diameter, dive: 0.0, twigs: 1 });
         }
-        self.twigs(lad, 4);
+        self.twigs(lad, 2);
         self.twigs(lcx, 2);
     }
 
@@ -370,7 +370,7 @@ impl Grower<'_> {
             let from = course + side * self.random.between(35.0, 70.0);
             let heading = (from, from - side * self.random.between(-10.0, 50.0));
             let length = self.random.between(10.0, 30.0);
-            let diameter = self.random.between(0.65, 1.1);
+            let diameter = self.random.between(0.85, 1.3);
             let name = format!("{}.{number}", self.vessels[parent].name);
             self.wander(parent, &name, Wandering { at, heading, length, diameter, dive: 0.0, twigs: 0 });
         }

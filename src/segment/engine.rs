@@ -13,6 +13,8 @@ pub struct EngineNetwork {
     network: CeNet,
     session: Box<dyn Session>,
     device: String,
+    /// Where its weights come from, for people.
+    origin: Option<String>,
     size: Size,
     /// The window as the session takes it: channels, then frames.
     window: Vec<f32>,
@@ -31,7 +33,12 @@ impl EngineNetwork {
         let mut session = device.load(program)?;
         weights.write_into(&network, |id, numbers| session.write(id, numbers))?;
         let window = vec![0.0; config.in_channels() * config.frames() * size.area()];
-        Ok(EngineNetwork { network, session, device: device.describe(), size, window })
+        Ok(EngineNetwork { network, session, device: device.describe(), origin: None, size, window })
+    }
+
+    /// The same network that says where its weights come from when it describes itself.
+    pub fn with_origin(self, origin: impl Into<String>) -> EngineNetwork {
+        EngineNetwork { origin: Some(origin.into()), ..self }
     }
 
     /// The network's configuration.
@@ -74,6 +81,7 @@ impl WindowNetwork for EngineNetwork {
         serde_json::json!({
             "architecture": ARCHITECTURE,
             "configuration": self.config(),
+            "weights": self.origin,
             "input_size": self.size,
             "device": self.device,
             "precision": "fp32",

@@ -5,6 +5,7 @@
 
 mod engine;
 mod folder;
+mod labels;
 mod latency;
 mod overlay_video;
 mod pipeline;
@@ -16,6 +17,7 @@ mod window;
 
 pub use engine::EngineNetwork;
 pub use folder::{ResultFolder, StagedFile};
+pub use labels::{LabelAgreement, Labels};
 pub use latency::Latency;
 pub use overlay_video::OverlayVideo;
 pub use pipeline::{FrameReport, MaskSink, Observer, Run, SegmentOptions, SegmentedFrame, segment_clip};

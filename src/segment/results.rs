@@ -1,8 +1,8 @@
 //! A run with files: the pipeline's masks into a folder as PNGs, an overlay video, a contact sheet and a summary.
 
 use super::{
-    InputSummary, MaskSink, Observer, OutputSummary, ResultFolder, SegmentOptions, SegmentedFrame, Summary,
-    WindowNetwork, segment_clip,
+    InputSummary, LabelAgreement, Labels, MaskSink, Observer, OutputSummary, ResultFolder, SegmentOptions,
+    SegmentedFrame, Summary, WindowNetwork, segment_clip,
 };
 use crate::error::{Error, Result};
 use crate::media::output::{ContactSheet, SideBySide, frame_digits, mask_png, picture_png, probability_png};
@@ -49,13 +49,14 @@ impl OpenVideo for NoVideo {
     }
 }
 
-/// Which files a run leaves beyond the masks.
-#[derive(Clone, Copy)]
+/// Which files a run leaves beyond the masks, and what the masks are compared with.
 pub struct ResultsOptions<'a> {
     /// 16-bit probabilities as well.
     pub probability: bool,
     /// Who makes the overlay video.
     pub video: &'a dyn OpenVideo,
+    /// The true masks, if they are known.
+    pub labels: Option<Labels>,
 }
 
 /// Segments a clip into `folder`. Nothing is under its final name before everything is there.
@@ -79,9 +80,12 @@ pub fn segment_into(
     let mut results = Results::new(&folder, &info, &shown, files)?;
     let run = segment_clip(reader, network, options, &mut results, observer);
     let finished = run.and_then(|mut run| {
-        let outputs = results.finish()?;
+        let (outputs, labels) = results.finish()?;
         run.wall = begun.elapsed();
-        Ok(Summary::new(InputSummary::new(input, &info), network.describe(), options, outputs, &run))
+        Ok(Summary {
+            labels,
+            ..Summary::new(InputSummary::new(input, &info), network.describe(), options, outputs, &run)
+        })
     });
     let summary = finished.map_err(|error| folder.with_final_path(error))?;
     let text =
@@ -102,6 +106,7 @@ struct Results<'a> {
     side_by_side: SideBySide,
     sheet: ContactSheet,
     video: Result<Box<dyn VideoSink>, String>,
+    labels: Option<Labels>,
 }
 
 impl<'a> Results<'a> {
@@ -121,11 +126,12 @@ impl<'a> Results<'a> {
             side_by_side,
             sheet: ContactSheet::new(clip.size, clip.frames, shown)?,
             video: video.map_err(|error| folder.with_final_path(error))?,
+            labels: files.labels,
         })
     }
 
     /// Closes the video and writes the contact sheet.
-    fn finish(self) -> Result<OutputSummary> {
+    fn finish(self) -> Result<(OutputSummary, Option<LabelAgreement>)> {
         let (overlay, overlay_note) = match self.video {
             Ok(video) => {
                 let codec = video.codec();
@@ -135,13 +141,14 @@ impl<'a> Results<'a> {
             Err(reason) => (None, reason),
         };
         self.folder.write("contact_sheet.png", &picture_png(&self.sheet.finish()?)?)?;
-        Ok(OutputSummary {
+        let outputs = OutputSummary {
             masks: "masks",
             probability: self.probability.then_some("probability"),
             overlay,
             overlay_note,
             contact_sheet: "contact_sheet.png",
-        })
+        };
+        Ok((outputs, self.labels.and_then(Labels::agreement)))
     }
 }
 
@@ -150,6 +157,9 @@ impl MaskSink for Results<'_> {
         let SegmentedFrame { index, frame, probability, mask } = segmented;
         let name = |folder: &str| format!("{folder}/{index:0digits$}.png", digits = self.digits);
         self.folder.write(&name("masks"), &mask_png(&mask)?)?;
+        if let Some(labels) = &mut self.labels {
+            labels.compare(index, &mask)?;
+        }
         if self.probability {
             self.folder.write(&name("probability"), &probability_png(&probability)?)?;
         }

@@ -1,7 +1,7 @@
 //! `summary.json`: what went in, what was done, what came out and how long it took.
 
 use super::folder::SCHEMA;
-use super::{FrameRange, Latency, Run, SegmentOptions};
+use super::{FrameRange, LabelAgreement, Latency, Run, SegmentOptions};
 use crate::media::{ClipInfo, ClipKind};
 use std::path::Path;
 
@@ -31,6 +31,8 @@ pub struct Summary {
     pub outputs: OutputSummary,
     /// The vessel area of every mask.
     pub areas: Vec<FrameArea>,
+    /// How well the masks agree with labels, where some were given.
+    pub labels: Option<LabelAgreement>,
     /// Milliseconds of the network step per frame, without decoding, resizing and writing.
     pub network_ms: Option<Latency>,
     /// Seconds from the first frame read to the last file closed.
@@ -127,6 +129,7 @@ impl Summary {
             minimum_area_pixels: options.post.minimum_area.pixels(size),
             outputs,
             areas: areas.collect(),
+            labels: None,
             network_ms: Latency::of(&times),
             wall_seconds,
             frames_per_second: run.reports.len() as f64 / wall_seconds.max(1e-9),

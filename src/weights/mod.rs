@@ -3,6 +3,12 @@
 //! Files without the header work too: the configuration is then read off the shapes. Nothing is used before every
 //! tensor has been checked: name, shape, type, and that all numbers are finite.
 
+pub mod checkpoint;
+mod embedded;
+pub mod import;
+
+pub use embedded::EMBEDDED_ORIGIN;
+
 use crate::error::{Error, Result};
 use crate::graph::{Shape, Tensor, ValueId};
 use crate::model::{ARCHITECTURE, CeNet, Config, Stem};
@@ -165,6 +171,23 @@ impl Weights {
             write(*id, tensor.ok_or_else(other)?.data())?;
         }
         Ok(())
+    }
+
+    /// Takes every parameter of a network from `read`, which fetches it from where the network ran.
+    ///
+    /// # Errors
+    /// [`Error::Network`] when a number is not finite, and whatever `read` reports.
+    pub fn read_from(network: &CeNet, mut read: impl FnMut(ValueId) -> Result<Tensor>) -> Result<Weights> {
+        let mut tensors = BTreeMap::new();
+        for (name, id) in &network.parameters {
+            let tensor = read(*id)?;
+            if let Some(at) = tensor.data().iter().position(|value| !value.is_finite()) {
+                let value = tensor.data()[at];
+                return Err(Error::Network(format!("parameter {name} holds {value} at position {at}")));
+            }
+            tensors.insert(name.clone(), tensor);
+        }
+        Ok(Weights { config: network.config, tensors })
     }
 
     /// How many numbers there are.

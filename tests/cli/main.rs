@@ -5,7 +5,9 @@
 
 mod clips;
 mod end_to_end;
+mod import;
 mod info;
+mod labels;
 mod options;
 mod phantom;
 mod place;

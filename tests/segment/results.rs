@@ -40,7 +40,7 @@ impl Case<'_> {
     fn run(mut self, out: &Path) -> Result<Summary> {
         let post = PostProcessing { minimum_area: MinimumArea::Pixels(0), ..Default::default() };
         let options = SegmentOptions { frames: self.frames, post };
-        let files = ResultsOptions { probability: self.probability, video: self.video };
+        let files = ResultsOptions { probability: self.probability, video: self.video, labels: None };
         let folder = ResultFolder::create(out, self.overwrite)?;
         let input = Path::new("some/clip.dcm");
         segment_into(folder, input, &mut self.clip, &mut self.network, &options, files, self.observer)

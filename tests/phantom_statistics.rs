@@ -1,0 +1,50 @@
+//! The phantom's reference looks like real angiograms, within the factors that `docs/phantom.md` states.
+//! Needs the real ones in `../shared/data`.
+
+#[path = "../tools/phantom_statistics/comparison.rs"]
+mod comparison;
+#[path = "../tools/phantom_statistics/measure.rs"]
+mod measure;
+
+use comparison::Comparison;
+use std::path::Path;
+
+#[test]
+fn the_reference_agrees_with_real_angiograms() {
+    let (cine, stills) = (Path::new("../shared/data/rca_cine.dcm"), Path::new("../shared/data/coronary_stills"));
+    if !cine.exists() || !stills.exists() {
+        println!("skipped: no real angiograms in ../shared/data");
+        return;
+    }
+    if cfg!(not(feature = "dicom")) {
+        println!("skipped: this build reads no DICOM");
+        return;
+    }
+    let comparison = Comparison::measure(cine, stills).unwrap();
+    let apart: Vec<&str> = comparison.rows.iter().filter(|row| !row.agrees()).map(|row| row.what).collect();
+    assert!(apart.is_empty(), "{apart:?}\n{}", comparison.table());
+}
+
+/// What is measured is what is there: a dark bar of known width and contrast on known noise, moved by a known way.
+#[test]
+fn the_measures_measure() {
+    use coronet::media::{Colour, Frame, Mask, Size};
+    let size = Size { width: 300, height: 300 };
+    let bar = |left: usize, i: usize| (left..left + 9).contains(&(i % 300));
+    // A hash of the place: white noise, uniform in -8..8, so of standard deviation 4.9 in quantised levels.
+    let noise = |i: usize| (i.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40) % 17;
+    let picture = |left: usize| {
+        let values = (0..size.area()).map(|i| (120 + noise(i) - if bar(left, i) { 60 } else { 0 }) as u8).collect();
+        measure::Picture::new(Frame::new(size, Colour::Grey, values).unwrap()).unwrap()
+    };
+    let mask = Mask { size, pixels: (0..size.area()).map(|i| if bar(140, i) { 255 } else { 0 }).collect() };
+    let (_, vessel) = measure::compared_mask(&mask).unwrap();
+    let ratio = measure::contrast_to_noise(&picture(140), &vessel).unwrap();
+    assert!((ratio - 60.0 / 4.9).abs() < 1.0, "contrast-to-noise ratio {ratio}");
+    let widths = measure::widths(&vessel, size);
+    assert!(measure::quantile(&widths, 0.5).is_some_and(|width| (width - 9.0).abs() <= 1.0));
+    let slope = measure::spectrum_slope(&picture(140)).unwrap();
+    assert!(slope > -2.0, "white noise with a bar falls slowly, not as {slope}");
+    let moved = measure::motion(&picture(140), &picture(143));
+    assert!(measure::quantile(&moved, 0.5).is_some_and(|way| (way - 1.0).abs() < 0.4), "{moved:?}");
+}
