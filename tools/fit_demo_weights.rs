@@ -89,38 +89,46 @@ fn main() -> coronet::Result<()> {
     let config = Config::new(arguments.width, arguments.stem, arguments.n, 1)?;
     let size = Size { width: arguments.size, height: arguments.size };
     let begun = Instant::now();
-    let learned = draw(
-        Preset::Varied,
-        arguments.seed,
-        (arguments.patients, arguments.windows),
-        config,
-        (size, arguments.earliest),
-    )?;
-    let scored = draw(Preset::Reference, SCORED_SEED, SCORED, config, (size, arguments.earliest))?;
+    let draw = |preset, seed, count| draw(preset, seed, count, config, (size, arguments.earliest));
+    let learned = draw(Preset::Varied, arguments.seed, (arguments.patients, arguments.windows))?;
+    let scored = draw(Preset::Reference, SCORED_SEED, SCORED)?;
     println!("{} windows drawn in {:.0} s", learned.len() + scored.len(), begun.elapsed().as_secs_f64());
+    let device = CpuDevice::new(None)?;
+    fit(&arguments, config, &device, &learned, |step, loss, weights| {
+        weights.save(&arguments.out)?;
+        let (dice, seconds) = (score(weights, &device, size, &scored)?, begun.elapsed().as_secs_f64());
+        println!("step {step:5}  loss {loss:.4}  Dice on other patients {dice:.4}  {seconds:.0} s");
+        Ok(())
+    })
+}
 
+/// All steps; every [`BETWEEN_SCORES`] of them `report` gets their number, their mean loss and the weights.
+fn fit(
+    arguments: &Arguments,
+    config: Config,
+    device: &dyn Device,
+    windows: &[Window],
+    report: impl Fn(usize, f32, &Weights) -> coronet::Result<()>,
+) -> coronet::Result<()> {
     let start = match &arguments.init {
         Some(path) => Weights::load(path)?,
         None => Weights::seeded(config, arguments.seed)?,
     };
-    let device = CpuDevice::new(None)?;
-    let network = CeNet::build(config, arguments.batch, size.height, size.width)?;
+    let network = CeNet::build(config, arguments.batch, arguments.size, arguments.size)?;
     let step = TrainingStep::with_background(network, RHO, MOMENTUM, arguments.background)?;
-    let program = Program::lower(&step.network.graph, &[step.dice_loss], &device, Placement::Shared)?;
+    let program = Program::lower(&step.network.graph, &[step.dice_loss], device, Placement::Shared)?;
     let mut session = device.load(program)?;
     start.write_into(&step.network, |id, numbers| session.write(id, numbers))?;
 
     let mut random = Shuffle(arguments.seed);
     let (mut order, mut losses) = (Vec::new(), Vec::new());
     for number in 0..arguments.steps {
-        let mut inputs = Vec::with_capacity(arguments.batch * config.frames() * size.area());
-        let mut masks = Vec::with_capacity(arguments.batch * size.area());
+        let (mut inputs, mut masks) = (Vec::new(), Vec::new());
         for _ in 0..arguments.batch {
             if order.is_empty() {
-                order = random.permutation(learned.len());
+                order = random.permutation(windows.len());
             }
-            let window = &learned[order.pop().unwrap_or(0)];
-            append_changed(window, size, &mut random, &mut inputs, &mut masks);
+            append_changed(&windows[order.pop().unwrap_or(0)], arguments.size, &mut random, &mut inputs, &mut masks);
         }
         session.write(step.network.window, &inputs)?;
         session.write(step.mask, &masks)?;
@@ -128,16 +136,9 @@ fn main() -> coronet::Result<()> {
         session.run()?;
         losses.push(session.read(step.dice_loss)?.data()[0]);
         if (number + 1) % BETWEEN_SCORES == 0 || number + 1 == arguments.steps {
-            let weights = Weights::read_from(&step.network, |id| session.read(id))?;
-            weights.save(&arguments.out)?;
-            let dice = score(&weights, &device, size, &scored)?;
-            let loss = std::mem::take(&mut losses);
-            println!(
-                "step {:5}  loss {:.4}  Dice on other patients {dice:.4}  {:.0} s",
-                number + 1,
-                loss.iter().sum::<f32>() / loss.len() as f32,
-                begun.elapsed().as_secs_f64()
-            );
+            let loss = losses.iter().sum::<f32>() / losses.len() as f32;
+            losses.clear();
+            report(number + 1, loss, &Weights::read_from(&step.network, |id| session.read(id))?)?;
         }
     }
     Ok(())
@@ -176,18 +177,17 @@ fn draw(
 }
 
 /// Appends a window and its mask, mirrored and with brightness and contrast changed at random.
-fn append_changed(window: &Window, size: Size, random: &mut Shuffle, inputs: &mut Vec<f32>, masks: &mut Vec<f32>) {
+fn append_changed(window: &Window, side: usize, random: &mut Shuffle, inputs: &mut Vec<f32>, masks: &mut Vec<f32>) {
     let (mirrored, upside_down) = (random.uniform() < 0.5, random.uniform() < 0.15);
     let (gain, offset) = (0.7 + 0.6 * random.uniform() as f32, 0.5 * (random.uniform() as f32 - 0.5));
-    let Size { width, height } = size;
     let source = |i: usize| {
-        let (x, y) = (i % width, i / width);
-        (if upside_down { height - 1 - y } else { y }) * width + if mirrored { width - 1 - x } else { x }
+        let (x, y) = (i % side, i / side);
+        (if upside_down { side - 1 - y } else { y }) * side + if mirrored { side - 1 - x } else { x }
     };
     for frame in &window.frames {
-        inputs.extend((0..size.area()).map(|i| (gain * frame[source(i)] + offset).clamp(-1.6, 1.6)));
+        inputs.extend((0..side * side).map(|i| (gain * frame[source(i)] + offset).clamp(-1.6, 1.6)));
     }
-    masks.extend((0..size.area()).map(|i| f32::from(u8::from(window.mask.pixels[source(i)] != 0))));
+    masks.extend((0..side * side).map(|i| f32::from(u8::from(window.mask.pixels[source(i)] != 0))));
 }
 
 /// Linear warm-up, then a cosine down to nothing.

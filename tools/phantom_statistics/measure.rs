@@ -126,42 +126,41 @@ pub fn spectrum_slope(picture: &Picture) -> Option<f64> {
     let value = |x: usize, y: usize| f64::from(picture.values[(top + y) * picture.size.width + left + x]);
     let average = mean((0..side * side).map(|i| value(i % side, i / side)));
     let hann = |i: usize| 0.5 - 0.5 * (TAU * (i as f64 + 0.5) / side as f64).cos();
-    let highest = side / 5;
-    let wave = |k: usize, i: usize| (TAU * (k * i % side) as f64 / side as f64).sin_cos();
-    // Rows first, then columns; negative vertical frequencies by symmetry.
-    let rows: Vec<Vec<(f64, f64)>> = (0..side)
-        .map(|y| {
-            let row: Vec<f64> = (0..side).map(|x| (value(x, y) - average) * hann(x) * hann(y)).collect();
-            (0..=highest)
-                .map(|k| {
-                    row.iter().enumerate().fold((0.0, 0.0), |(re, im), (x, v)| {
-                        let (sin, cos) = wave(k, x);
-                        (re + v * cos, im - v * sin)
-                    })
-                })
-                .collect()
-        })
-        .collect();
-    let mut rings = vec![(0.0, 0usize); highest + 1];
-    for k in 0..=highest {
-        for l in 0..side {
-            let frequency = (k as f64).hypot(l.min(side - l) as f64).round() as usize;
-            if !(3..=highest).contains(&frequency) {
-                continue;
-            }
-            let (re, im) = (0..side).fold((0.0, 0.0), |(re, im), y| {
-                let ((sin, cos), (a, b)) = (wave(l, y), rows[y][k]);
-                (re + a * cos + b * sin, im + b * cos - a * sin)
-            });
-            rings[frequency].0 += re * re + im * im;
-            rings[frequency].1 += 1;
-        }
-    }
+    let windowed = |x: usize, y: usize| (value(x, y) - average) * hann(x) * hann(y);
+    let rings = power_by_frequency(side, side / 5, windowed);
     let points: Vec<(f64, f64)> =
-        (3..=highest).map(|f| ((f as f64).ln(), (rings[f].0 / rings[f].1.max(1) as f64).max(1e-12).ln())).collect();
+        rings.iter().enumerate().skip(3).map(|(f, power)| ((f as f64).ln(), power.max(1e-12).ln())).collect();
     let (mx, my) = (mean(points.iter().map(|p| p.0)), mean(points.iter().map(|p| p.1)));
     let spread: f64 = points.iter().map(|p| (p.0 - mx).powi(2)).sum();
     (spread > 0.0).then(|| points.iter().map(|p| (p.0 - mx) * (p.1 - my)).sum::<f64>() / spread)
+}
+
+/// The mean power at each whole frequency up to `highest`, in cycles across a square of `side`, whatever the direction.
+fn power_by_frequency(side: usize, highest: usize, value: impl Fn(usize, usize) -> f64) -> Vec<f64> {
+    let wave = |k: usize, i: usize| (TAU * (k * i % side) as f64 / side as f64).sin_cos();
+    let mut rings = vec![(0.0, 0usize); highest + 1];
+    for k in 0..=highest {
+        // Along the rows at this frequency, then down what comes of it; the other half of the plane is the same.
+        let column: Vec<(f64, f64)> = (0..side)
+            .map(|y| {
+                (0..side).fold((0.0, 0.0), |(re, im), x| {
+                    let ((sin, cos), v) = (wave(k, x), value(x, y));
+                    (re + v * cos, im - v * sin)
+                })
+            })
+            .collect();
+        for l in 0..side {
+            let frequency = (k as f64).hypot(l.min(side - l) as f64).round() as usize;
+            let Some(ring) = rings.get_mut(frequency) else { continue };
+            let (re, im) = column.iter().enumerate().fold((0.0, 0.0), |(re, im), (y, (a, b))| {
+                let (sin, cos) = wave(l, y);
+                (re + a * cos + b * sin, im + b * cos - a * sin)
+            });
+            ring.0 += re * re + im * im;
+            ring.1 += 1;
+        }
+    }
+    rings.into_iter().map(|(power, count)| power / count.max(1) as f64).collect()
 }
 
 /// How far blocks on dark ridges move to the next picture, in percent of the picture's width.
