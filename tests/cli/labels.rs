@@ -67,7 +67,7 @@ fn without_weights_the_embedded_ones_are_used_and_named() {
     let place = Place::new();
     let clip = folder(place.at("clip"), &frames(2));
     let mut command = Command::new(CORONET);
-    command.current_dir(place.path()).arg("segment").arg(&clip).args(["--out", "out", "--size", "96"]);
+    command.current_dir(place.path()).arg("segment").arg(&clip).args(["--out", "out", "--size", "192"]);
     let run = command.assert().success();
     let err = String::from_utf8(run.get_output().stderr.clone()).unwrap();
     assert!(err.starts_with("coronet: no --weights: using the demonstration weights"), "{err}");

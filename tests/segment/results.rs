@@ -110,6 +110,7 @@ fn the_summary_says_what_went_in_what_was_done_and_what_came_out() {
             "contact_sheet": "contact_sheet.png",
         },
         "areas": [area(2), area(3), area(4)],
+        "labels": null,
         "network_ms": null, "wall_seconds": null, "frames_per_second": null,
     });
     assert_eq!(summary, expected);
