@@ -2,10 +2,13 @@
 //!
 //! Results go to stdout, everything else to stderr. Exit codes: 0 done, 1 failed, 2 wrong usage, 130 stopped by Ctrl-C.
 
+mod device;
 mod info;
+mod new_file;
 mod phantom;
 mod progress;
 mod segment;
+mod verify;
 
 use clap::{Parser, Subcommand};
 use coronet::{Error, Result};
@@ -27,6 +30,7 @@ struct Arguments {
 enum Verb {
     Segment(segment::Arguments),
     Phantom(phantom::Arguments),
+    Verify(verify::Arguments),
     Info(info::Arguments),
 }
 
@@ -43,6 +47,7 @@ pub fn main() -> ExitCode {
     let done = panic::catch_unwind(AssertUnwindSafe(|| match verb {
         Verb::Segment(arguments) => segment::run(&arguments),
         Verb::Phantom(arguments) => phantom::run(&arguments),
+        Verb::Verify(arguments) => verify::run(&arguments),
         Verb::Info(arguments) => info::run(&arguments),
     }));
     match done.unwrap_or_else(|panic| Err(Error::Internal(panic_text(&*panic)))) {
