@@ -149,7 +149,9 @@ fn chosen(filter: Option<&Filter>) -> Result<Vec<Check>> {
     let chosen = filter.choose(all);
     if chosen.is_empty() {
         let pattern = filter.0.as_str();
-        return Err(Error::Request(format!("no check matches `{pattern}`; `coronet verify --list` lists all there are")));
+        return Err(Error::Request(format!(
+            "no check matches `{pattern}`; `coronet verify --list` lists all there are"
+        )));
     }
     Ok(chosen)
 }

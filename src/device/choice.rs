@@ -137,7 +137,10 @@ mod tests {
         assert_eq!("cuda:0".parse(), Ok(DeviceChoice::Cuda(0)));
         for name in ["", "gpu", "cuda:", "cuda:-1", "cuda:one", "CPU"] {
             let problem = name.parse::<DeviceChoice>().unwrap_err();
-            assert_eq!(problem, format!("a device is auto, cuda, cuda:1 (counted from 0), cpu or emulated, not {name}"));
+            assert_eq!(
+                problem,
+                format!("a device is auto, cuda, cuda:1 (counted from 0), cpu or emulated, not {name}")
+            );
         }
     }
 

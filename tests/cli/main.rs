@@ -4,6 +4,7 @@
 //! and what a run leaves is compared byte by byte.
 
 mod clips;
+mod device;
 mod end_to_end;
 mod info;
 mod options;
@@ -13,3 +14,4 @@ mod refused_clips;
 mod refused_weights;
 mod results_folder;
 mod stopping;
+mod verify;

@@ -19,7 +19,8 @@ fn long_clip(place: &Place) -> PathBuf {
 fn start(place: &Place, input: &Path, extra: &[&str]) -> Child {
     let mut command = Command::new(CORONET);
     command.env_remove("RUST_BACKTRACE").arg("segment").arg(input);
-    command.arg("--weights").arg(place.weights(1)).arg("--out").arg(place.at("out")).args(["--size", "96"]).args(extra);
+    command.arg("--weights").arg(place.weights(1)).arg("--out").arg(place.at("out"));
+    command.args(["--size", "96", "--device", "cpu"]).args(extra);
     command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
 }
 

@@ -139,7 +139,9 @@ fn reports_hold_the_failures_with_their_reasons() {
     let document = roxmltree::Document::parse(&xml).unwrap();
     let failures: Vec<_> = document.descendants().filter(|node| node.has_tag_name("failure")).collect();
     assert_eq!(json["failed"], failures.len());
-    assert!(failures.iter().all(|node| node.text().unwrap().starts_with("coronet verify --device cpu --seed 1 --op '")));
+    assert!(
+        failures.iter().all(|node| node.text().unwrap().starts_with("coronet verify --device cpu --seed 1 --op '"))
+    );
     let suite = document.descendants().find(|node| node.has_tag_name("testsuite")).unwrap();
     assert_eq!(suite.attribute("name"), Some("a <wrong> device"));
 }
