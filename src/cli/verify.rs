@@ -10,7 +10,7 @@ use super::print;
 use super::progress::{Progress, interrupted, listen_for_ctrl_c};
 use clap::{Args, ValueHint};
 use coronet::device::{Device, DeviceChoice};
-use coronet::verify::{Check, Finding, verify_all};
+use coronet::verify::{Check, Finding, Verdict, verify_all};
 use coronet::{Error, Result};
 use regex::Regex;
 use std::io::{self, Write};
@@ -100,12 +100,11 @@ impl Report {
 
 /// What is wrong in one sentence, or `None` where nothing is.
 fn problem(finding: &Finding) -> Option<String> {
+    let measure = finding.check.measure();
     match &finding.verdict {
         Ok(verdict) if verdict.passed() => None,
-        Ok(verdict) => {
-            let measure = finding.check.measure();
-            Some(format!("{measure}: {}, at most {} is allowed", verdict.error, verdict.bound))
-        }
+        Ok(Verdict { error, bound: 0.0, .. }) => Some(format!("{measure}: {error}")),
+        Ok(Verdict { error, bound, .. }) => Some(format!("{measure}: {error:.3e}, at most {bound:e} is allowed")),
         Err(error) => Some(error.to_string()),
     }
 }

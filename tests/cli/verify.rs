@@ -11,11 +11,11 @@ fn verify(options: &[&str]) -> Command {
     command
 }
 
-/// What a run that passes prints.
+/// What a run that passes prints; beside it a slow one says how far it is.
 fn passed(options: &[&str]) -> String {
     let output = verify(options).output().unwrap();
     let err = String::from_utf8(output.stderr).unwrap();
-    assert!(output.status.success() && err.is_empty(), "{err}");
+    assert!(output.status.success() && err.lines().all(|line| line.contains(" checks/s, ")), "{err}");
     String::from_utf8(output.stdout).unwrap()
 }
 
@@ -28,7 +28,7 @@ const DEVICES: &[&str] = if cfg!(feature = "emulator") { &["cpu", "emulated"] } 
 
 #[test]
 fn a_table_has_a_row_for_every_check_and_a_summary() {
-    let pattern = "(^|rule of )(Conv|MaxPoolGrad) .*maps [12]x([1-9]|16)x";
+    let pattern = "(^|rule of )(Conv|MaxPoolGrad) .*maps [12]x[1-9]x";
     let texts = listed(pattern);
     assert!(texts.len() > 30);
     for device in DEVICES {
@@ -96,8 +96,8 @@ fn the_junit_report_is_well_formed_and_counts_every_check() {
     let root = xml.root_element();
     assert!(root.has_tag_name("testsuites"));
     for node in [root, root.first_element_child().unwrap()] {
-        let counts = ["tests", "failures", "errors"].map(|name| node.attribute(name).unwrap().parse().unwrap());
-        assert_eq!(counts, [names.len(), 0, 0]);
+        let counts = ["tests", "failures", "errors"].map(|name| node.attribute(name).unwrap());
+        assert_eq!(counts, [&names.len().to_string(), "0", "0"]);
     }
 }
 

@@ -3,6 +3,8 @@
 //! Numbers are raw. An `error` of null with a `problem` is none that a number can say: NaN, or no result at all.
 
 use super::{Report, problem, table};
+use coronet::graph::Shape;
+use coronet::ops::Data;
 use coronet::verify::Finding;
 use coronet::{Error, Result};
 use serde::Serialize;
@@ -72,13 +74,12 @@ pub fn document(report: &Report) -> Result<String> {
 fn row(finding: &Finding) -> Row {
     let (check, verdict) = (&finding.check, finding.verdict.as_ref().ok());
     let case = check.case();
-    let input = |&(shape, data)| Input { shape: format!("{shape}"), dims: shape.dims(), data: format!("{data:?}") };
     Row {
         case: check.to_string(),
         operator: case.op.variant(),
         on: table::place(check),
         precision: table::precision(check),
-        inputs: case.inputs.iter().map(input).collect(),
+        inputs: case.inputs.iter().map(|&(shape, data)| input(shape, data)).collect(),
         measure: check.measure(),
         error: verdict.map(|verdict| verdict.error),
         bound: verdict.map(|verdict| verdict.bound),
@@ -86,4 +87,8 @@ fn row(finding: &Finding) -> Row {
         passed: finding.passed(),
         problem: problem(finding),
     }
+}
+
+fn input(shape: Shape, data: Data) -> Input {
+    Input { shape: shape.to_string(), dims: shape.dims(), data: format!("{data:?}") }
 }
