@@ -60,6 +60,9 @@ pub enum Error {
     /// A mistake in Coronet itself: a panic in one of its threads.
     #[error("internal error, please report it: {0}")]
     Internal(String),
+    /// Checks that ran and failed.
+    #[error("{0}")]
+    Verification(String),
     /// A device that is missing, too old, out of memory or failing.
     #[error("{0}")]
     Device(String),

@@ -7,7 +7,7 @@ use coronet::device::cuda::{Address, CudaDevice, Driver, EmulatedDriver, Launch,
 use coronet::graph::{Graph, ValueId};
 use coronet::ops::{Case, all_cases};
 use coronet::program::{Placement, Program};
-use coronet::verify::verify;
+use coronet::verify::{layer_cases, verify};
 
 fn device(schedule: Schedule) -> CudaDevice {
     CudaDevice::new(EmulatedDriver::new(schedule))
@@ -15,16 +15,26 @@ fn device(schedule: Schedule) -> CudaDevice {
 
 #[test]
 fn kernels_agree_with_the_reference_on_every_case() {
+    assert_agreement(&all_cases());
+}
+
+#[cfg(not(coronet_checked))] // millions of weights a layer: the checked build would take minutes
+#[test]
+fn kernels_agree_with_the_reference_on_every_layer_of_the_network() {
+    assert_agreement(&layer_cases().unwrap());
+}
+
+fn assert_agreement(cases: &[Case]) {
     let device = device(Schedule::ALL[0]);
     let mut failures = Vec::new();
-    for case in all_cases() {
-        match verify(&case, &device, 1) {
+    for case in cases {
+        match verify(case, &device, 1) {
             Ok(verdict) if verdict.passed() => {}
             Ok(verdict) => failures.push(format!("{case}: error {} above {}", verdict.error, verdict.bound)),
             Err(error) => failures.push(format!("{case}: {error}")),
         }
     }
-    println!("{} cases", all_cases().len());
+    println!("{} cases", cases.len());
     assert!(failures.is_empty(), "{}", failures.join("\n"));
 }
 

@@ -3,9 +3,9 @@
 use coronet::device::Device;
 use coronet::device::cpu::{CpuDevice, InstructionSet};
 use coronet::graph::{Graph, Shape, Tensor, ValueId};
-use coronet::ops::{Case, Data, MaxPool, Op, all_cases, bilinear_taps};
+use coronet::ops::{MaxPool, Op, all_cases, bilinear_taps};
 use coronet::program::{Placement, Program};
-use coronet::verify::{relative_l2, verify, verify_gradient};
+use coronet::verify::{Check, layer_cases, relative_l2, verify};
 use std::collections::BTreeSet;
 
 #[test]
@@ -26,20 +26,30 @@ fn the_cpu_agrees_with_the_reference_on_every_case_and_instruction_set() {
 
 #[test]
 fn gradient_rules_agree_with_finite_differences_of_the_references() {
+    let device = CpuDevice::new(Some(1)).unwrap(); // takes no part
     let mut checked = BTreeSet::new();
-    let small = |case: &Case| case.inputs.iter().map(|(shape, _)| shape.elements()).sum::<usize>() < 20_000;
-    // Whole numbers lie on the kinks of ReLU and pooling; means far from zero leave differences no digits.
-    let smooth = |case: &Case| case.inputs.iter().all(|(_, d)| !matches!(d, Data::Integers | Data::Normal(1000.0)));
-    for case in all_cases().iter().filter(|case| small(case) && smooth(case) && !case.inputs.is_empty()) {
-        if let Some(verdict) = verify_gradient(case, 2).unwrap() {
-            assert!(verdict.passed(), "{case}: error {}", verdict.error);
-            checked.insert(case.op.variant());
-        }
+    for check in Check::all().unwrap().iter().filter(|check| matches!(check, Check::GradientRule(_))) {
+        let verdict = check.run(&device, 1).unwrap();
+        assert!(verdict.passed(), "{check}: error {}", verdict.error);
+        checked.insert(check.case().op.variant());
     }
     let cases = all_cases();
     let differentiable = cases.iter().filter(|case| case.op.operator().is_differentiable());
     assert_eq!(checked, differentiable.map(|case| case.op.variant()).collect::<BTreeSet<_>>());
     assert_eq!(checked.len(), 13, "{checked:?}");
+}
+
+#[test]
+fn the_cpu_agrees_with_the_reference_on_every_layer_of_the_network() {
+    let device = CpuDevice::new(Some(2)).unwrap();
+    let failures: Vec<String> = layer_cases()
+        .unwrap()
+        .iter()
+        .map(|case| (case, verify(case, &device, 1).unwrap()))
+        .filter(|(_, verdict)| !verdict.passed())
+        .map(|(case, verdict)| format!("{case}: error {} above {}", verdict.error, verdict.bound))
+        .collect();
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
 }
 
 #[test]

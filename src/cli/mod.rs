@@ -2,11 +2,14 @@
 //!
 //! Results go to stdout, everything else to stderr. Exit codes: 0 done, 1 failed, 2 wrong usage, 130 stopped by Ctrl-C.
 
+mod device;
 mod import;
 mod info;
+mod new_file;
 mod phantom;
 mod progress;
 mod segment;
+mod verify;
 
 use clap::{Parser, Subcommand};
 use coronet::{Error, Result};
@@ -29,6 +32,7 @@ enum Verb {
     Segment(segment::Arguments),
     Phantom(phantom::Arguments),
     Import(import::Arguments),
+    Verify(verify::Arguments),
     Info(info::Arguments),
 }
 
@@ -46,6 +50,7 @@ pub fn main() -> ExitCode {
         Verb::Segment(arguments) => segment::run(&arguments),
         Verb::Phantom(arguments) => phantom::run(&arguments),
         Verb::Import(arguments) => import::run(&arguments),
+        Verb::Verify(arguments) => verify::run(&arguments),
         Verb::Info(arguments) => info::run(&arguments),
     }));
     match done.unwrap_or_else(|panic| Err(Error::Internal(panic_text(&*panic)))) {

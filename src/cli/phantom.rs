@@ -139,7 +139,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let pool = pool.build().map_err(|e| Error::Device(format!("cannot start threads: {e}")))?;
 
     let frames: usize = all.iter().map(|settings| settings.frames).sum();
-    let progress = Progress::new(arguments.quiet);
+    let progress = Progress::new("frames", arguments.quiet);
     progress.begin(frames);
     let options = ClipOptions { overwrite: arguments.overwrite, video: !arguments.no_video };
     for (complete, (settings, place)) in all.into_iter().zip(&places).enumerate() {

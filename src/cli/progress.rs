@@ -36,6 +36,7 @@ enum Display {
 }
 
 struct Lines {
+    unit: &'static str,
     total: usize,
     done: usize,
     begun: Instant,
@@ -43,26 +44,31 @@ struct Lines {
 }
 
 impl Progress {
-    pub fn new(quiet: bool) -> Progress {
+    /// Counts `unit`, a plural such as `frames`.
+    pub fn new(unit: &'static str, quiet: bool) -> Progress {
         let now = Instant::now();
         Progress(if quiet {
             Display::Nothing
         } else if std::io::stderr().is_terminal() {
-            Display::Bar(ProgressBar::new(0).with_style(bar_style()))
+            Display::Bar(ProgressBar::new(0).with_style(bar_style(unit)))
         } else {
-            Display::Lines(Mutex::new(Lines { total: 0, done: 0, begun: now, told: now }))
+            Display::Lines(Mutex::new(Lines { unit, total: 0, done: 0, begun: now, told: now }))
         })
     }
 }
 
-fn bar_style() -> ProgressStyle {
-    let speed = |state: &ProgressState, out: &mut dyn Write| {
-        let _ = write!(out, "{:.1} frames/s", state.per_sec());
+fn bar_style(unit: &'static str) -> ProgressStyle {
+    let speed = move |state: &ProgressState, out: &mut dyn Write| {
+        let _ = write!(out, "{:.1} {unit}/s", state.per_sec());
     };
     // The template is a constant of this file; were it wrong, the plain bar would do.
-    ProgressStyle::with_template("{bar:40} {pos}/{len} frames, {speed}, {eta} left")
+    ProgressStyle::with_template(&template(unit))
         .unwrap_or_else(|_| ProgressStyle::default_bar())
         .with_key("speed", speed)
+}
+
+fn template(unit: &str) -> String {
+    format!("{{bar:40}} {{pos}}/{{len}} {unit}, {{speed}}, {{eta}} left")
 }
 
 impl Drop for Progress {
@@ -74,7 +80,7 @@ impl Drop for Progress {
 }
 
 impl Progress {
-    /// From now on there are `total` frames to do.
+    /// From now on there are `total` to do.
     pub fn begin(&self, total: usize) {
         match &self.0 {
             Display::Nothing => {}
@@ -84,7 +90,8 @@ impl Progress {
             }
             Display::Lines(lines) => {
                 let now = Instant::now();
-                *lines.lock().unwrap_or_else(|e| e.into_inner()) = Lines { total, done: 0, begun: now, told: now };
+                let mut lines = lines.lock().unwrap_or_else(|e| e.into_inner());
+                *lines = Lines { unit: lines.unit, total, done: 0, begun: now, told: now };
             }
         }
     }
@@ -99,7 +106,7 @@ impl Progress {
                 lines.done += 1;
                 if lines.told.elapsed() >= BETWEEN_LINES && lines.done < lines.total {
                     lines.told = Instant::now();
-                    note(&line(lines.done, lines.total, lines.begun.elapsed()));
+                    note(&line(lines.unit, lines.done, lines.total, lines.begun.elapsed()));
                 }
             }
         }
@@ -125,10 +132,10 @@ impl Observer for Progress {
     }
 }
 
-fn line(done: usize, total: usize, elapsed: Duration) -> String {
+fn line(unit: &str, done: usize, total: usize, elapsed: Duration) -> String {
     let per_second = done as f64 / elapsed.as_secs_f64().max(1e-9);
     let left = (total - done) as f64 / per_second;
-    format!("coronet: {done} of {total} frames, {per_second:.1} frames/s, {left:.0} s left")
+    format!("coronet: {done} of {total} {unit}, {per_second:.1} {unit}/s, {left:.0} s left")
 }
 
 #[cfg(test)]
@@ -137,12 +144,12 @@ mod tests {
 
     #[test]
     fn a_line_says_how_far_how_fast_and_how_long() {
-        let text = line(40, 100, Duration::from_secs(20));
+        let text = line("frames", 40, 100, Duration::from_secs(20));
         assert_eq!(text, "coronet: 40 of 100 frames, 2.0 frames/s, 30 s left");
     }
 
     #[test]
     fn the_bars_template_is_right() {
-        assert!(ProgressStyle::with_template("{bar:40} {pos}/{len} frames, {speed}, {eta} left").is_ok());
+        assert!(ProgressStyle::with_template(&template("frames")).is_ok());
     }
 }

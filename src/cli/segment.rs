@@ -1,9 +1,9 @@
 //! `coronet segment`: a clip in, masks and pictures out.
 
+use super::device::DeviceOptions;
 use super::progress::{Progress, listen_for_ctrl_c};
 use super::{note, print};
-use clap::{Args, ValueEnum, ValueHint};
-use coronet::device::cpu::CpuDevice;
+use clap::{Args, ValueHint};
 use coronet::media::{ClipReader, Size};
 use coronet::post::{MinimumArea, PostProcessing, Threshold};
 use coronet::segment::{
@@ -44,17 +44,12 @@ pub struct Arguments {
     #[arg(long, value_name = "AREA", default_value = "0.05%", allow_negative_numbers = true)]
     min_area: MinimumArea,
 
-    /// Where the network runs
-    #[arg(long, value_enum, default_value_t = Device::Auto)]
-    device: Device,
+    #[command(flatten)]
+    device: DeviceOptions,
 
     /// Side of the square the network sees, in pixels
     #[arg(long, value_name = "S", default_value = "448")]
     size: NonZeroUsize,
-
-    /// Threads for the network; all cores by default
-    #[arg(long, value_name = "T")]
-    threads: Option<NonZeroUsize>,
 
     /// True masks to compare with, one for each frame in the clip's order: a folder of images, vessel from 128 on
     #[arg(long, value_name = "DIR", value_hint = ValueHint::AnyPath)]
@@ -77,44 +72,32 @@ pub struct Arguments {
     quiet: bool,
 }
 
-/// Where a network can run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Device {
-    /// The fastest device this machine has
-    Auto,
-    /// The processor
-    Cpu,
-}
-
 /// Runs the verb.
 pub fn run(arguments: &Arguments) -> Result<()> {
     listen_for_ctrl_c();
     run_with(arguments, coronet::media::open, open_network, &mut io::stdout().lock())
 }
 
-/// Opens the network in `weights`, or the embedded one, on `device` for square frames of `size`.
-fn open_network(
-    path: Option<&Path>,
-    device: Device,
-    size: NonZeroUsize,
-    threads: Option<NonZeroUsize>,
-) -> Result<Box<dyn WindowNetwork>> {
+/// Opens the network that the arguments name, or the embedded one.
+fn open_network(arguments: &Arguments) -> Result<Box<dyn WindowNetwork>> {
+    let path = arguments.weights.as_deref();
     let weights = path.map_or_else(Weights::embedded, Weights::load)?;
-    let size = Size { width: size.get(), height: size.get() };
+    let side = arguments.size.get();
     // What cannot work is found before threads are started and memory is taken.
-    weights.config().check_size(size.height, size.width)?;
-    let device = match device {
-        Device::Auto | Device::Cpu => CpuDevice::new(threads.map(NonZeroUsize::get))?,
-    };
-    let origin = path.map_or(EMBEDDED_ORIGIN.into(), Path::to_string_lossy);
-    Ok(Box::new(EngineNetwork::load(&weights, &device, size)?.with_origin(origin)))
+    weights.config().check_size(side, side)?;
+    if path.is_none() && !arguments.quiet {
+        note(&format!("coronet: no --weights: using the {EMBEDDED_ORIGIN}"));
+    }
+    let device = arguments.device.open(arguments.quiet)?;
+    let network = EngineNetwork::load(&weights, &*device, Size { width: side, height: side })?;
+    Ok(Box::new(network.with_origin(path.map_or(EMBEDDED_ORIGIN.into(), Path::to_string_lossy))))
 }
 
 type OpenClip = fn(&Path) -> Result<Box<dyn ClipReader>>;
-type OpenNetwork = fn(Option<&Path>, Device, NonZeroUsize, Option<NonZeroUsize>) -> Result<Box<dyn WindowNetwork>>;
+type OpenNetwork = fn(&Arguments) -> Result<Box<dyn WindowNetwork>>;
 
 fn run_with(arguments: &Arguments, open_clip: OpenClip, open_network: OpenNetwork, out: &mut dyn Write) -> Result<()> {
-    let Arguments { input, weights, device, size, threads, frames, .. } = arguments;
+    let Arguments { input, frames, .. } = arguments;
     // What is cheap to find wrong comes first.
     let mut reader = open_clip(input)?;
     if let Some(frames) = frames {
@@ -123,15 +106,12 @@ fn run_with(arguments: &Arguments, open_clip: OpenClip, open_network: OpenNetwor
     let labels = arguments.labels.as_ref().map(|path| Labels::open(path, &*reader)).transpose()?;
     check_apart(input, &arguments.out)?;
     let folder = ResultFolder::create(&arguments.out, arguments.overwrite)?;
-    let mut network = open_network(weights.as_deref(), *device, *size, *threads)?;
-    if weights.is_none() && !arguments.quiet {
-        note(&format!("coronet: no --weights: using the {EMBEDDED_ORIGIN}"));
-    }
+    let mut network = open_network(arguments)?;
 
     let post = PostProcessing { threshold: arguments.threshold, minimum_area: arguments.min_area };
     let options = SegmentOptions { frames: *frames, post };
     let files = ResultsOptions { probability: arguments.probability, video: &OverlayVideo, labels };
-    let progress = Progress::new(arguments.quiet);
+    let progress = Progress::new("frames", arguments.quiet);
     let summary = segment_into(folder, input, &mut *reader, &mut *network, &options, files, &progress)?;
     drop(progress);
 
@@ -236,13 +216,8 @@ mod tests {
         }
     }
 
-    fn all_vessel(
-        _: Option<&Path>,
-        _: Device,
-        size: NonZeroUsize,
-        _: Option<NonZeroUsize>,
-    ) -> Result<Box<dyn WindowNetwork>> {
-        Ok(Box::new(AllVessel(size.get())))
+    fn all_vessel(arguments: &Arguments) -> Result<Box<dyn WindowNetwork>> {
+        Ok(Box::new(AllVessel(arguments.size.get())))
     }
 
     #[derive(Parser)]

@@ -2,11 +2,14 @@
 //!
 //! A [`Device`] is a [`Target`] to lower for; loading a program gives a [`Session`], the program bound to its memory.
 
+mod choice;
 pub mod cpu;
 #[cfg(any(feature = "cuda", feature = "emulator"))]
 pub mod cuda;
 mod isolation;
 mod layout;
+
+pub use choice::{DeviceChoice, Opened};
 
 use crate::error::Result;
 use crate::graph::{Tensor, ValueId};

@@ -3,6 +3,7 @@
 use super::Op;
 use crate::graph::{Shape, Tensor};
 use crate::random::Random;
+use std::fmt;
 
 /// How the data of a case is drawn.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -65,13 +66,16 @@ impl Case {
     }
 }
 
-impl std::fmt::Display for Case {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{:?} of", self.op)?;
-        for (i, (shape, data)) in self.inputs.iter().enumerate() {
-            write!(f, "{} {shape} {data:?}", if i == 0 { "" } else { "," })?;
-        }
-        Ok(())
+/// What identifies the case: operator, attributes, and shape and data of each input, as in
+/// `Conv stride 1, padding 1, dilation 1 of maps 2x5x9x11 Integers, filter 7x5x3x3 Integers`.
+impl fmt::Display for Case {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let inputs: Vec<String> = self.inputs.iter().map(|(shape, data)| format!("{shape} {data:?}")).collect();
+        let inputs = if inputs.is_empty() { "nothing".to_owned() } else { inputs.join(", ") };
+        // Without brackets and colons it is a regular expression that matches itself.
+        let text = format!("{:?} of {inputs}", self.op.operator()).replace(['{', '}', '(', ')', ':'], " ");
+        let words: Vec<&str> = text.split_whitespace().collect();
+        f.write_str(&words.join(" ").replace(" ,", ","))
     }
 }
 

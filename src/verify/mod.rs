@@ -1,10 +1,19 @@
 //! Verification: does a device compute what the operators' float64 references say, and are their gradients right?
+//!
+//! Cases and a device go in, a verdict for each comes out. [`Check::all`] lists what there is to verify.
+
+mod check;
+mod network;
+
+pub use check::{Check, Finding, verify_all};
+pub use network::layer_cases;
 
 use crate::device::Device;
 use crate::error::Result;
 use crate::graph::{Graph, Tensor, ValueId};
 use crate::ops::{Case, Fit};
 use crate::program::{Placement, Program};
+use std::time::{Duration, Instant};
 
 /// How a case went.
 #[derive(Debug, Clone, PartialEq)]
@@ -13,9 +22,16 @@ pub struct Verdict {
     pub error: f64,
     /// What the error may be at most.
     pub bound: f64,
+    /// What the device took for it.
+    pub time: Duration,
 }
 
 impl Verdict {
+    /// Without error so far.
+    fn within(bound: f64) -> Verdict {
+        Verdict { error: 0.0, bound, time: Duration::ZERO }
+    }
+
     /// Whether the error is within its bound; NaN is not.
     pub fn passed(&self) -> bool {
         self.error <= self.bound
@@ -48,10 +64,12 @@ pub fn verify(case: &Case, device: &dyn Device, seed: u64) -> Result<Verdict> {
     for (id, tensor) in inputs.iter().zip(&data) {
         session.write(*id, tensor.data())?;
     }
-    session.run()?;
+    let mut times = vec![Duration::ZERO; session.program().steps().len()];
+    session.run_timed(&mut times)?;
     let wide: Vec<Tensor<f64>> = data.iter().map(Tensor::to_f64).collect();
     let expected = case.op.operator().reference(&wide.iter().collect::<Vec<_>>());
-    let mut verdict = Verdict { error: 0.0, bound: if let Fit::Relative(bound) = case.fit { bound } else { 0.0 } };
+    let mut verdict = Verdict::within(if let Fit::Relative(bound) = case.fit { bound } else { 0.0 });
+    verdict.time = times.iter().sum();
     for (id, expected) in outputs.iter().zip(&expected) {
         let got = session.read(*id)?;
         let error = match case.fit {
@@ -75,11 +93,12 @@ fn graph_of(case: &Case) -> Result<(Graph, Vec<ValueId>, Vec<ValueId>)> {
 /// Compares an operator's gradient rule with central differences of its float64 reference, along one random direction
 /// for each input: `d/de sum(u f(x + e d))` against `sum(grad d)`.
 ///
-/// The verdict's error is the deviation as a share of what is allowed. Returns `None` for operators without a gradient.
+/// The verdict's error is the deviation as a share of what is allowed, its time what the references took.
 ///
 /// # Errors
-/// When the operator refuses the case's shapes.
-pub fn verify_gradient(case: &Case, seed: u64) -> Result<Option<Verdict>> {
+/// When the operator refuses the case's shapes, or has no gradient.
+pub fn verify_gradient(case: &Case, seed: u64) -> Result<Verdict> {
+    let begun = Instant::now();
     let (mut graph, inputs, outputs) = graph_of(case)?;
     let cotangent = graph.input("cotangent", graph.shape(outputs[0]));
     let data: Vec<Tensor<f64>> = case.draw(seed).iter().map(Tensor::to_f64).collect();
@@ -87,9 +106,6 @@ pub fn verify_gradient(case: &Case, seed: u64) -> Result<Option<Verdict>> {
     let u = Tensor::from_fn(graph.shape(cotangent), |_| random.normal());
     let differentiable: Vec<ValueId> =
         inputs.iter().copied().filter(|&id| is_differentiable(case, &inputs, id)).collect();
-    if !case.op.operator().is_differentiable() {
-        return Ok(None);
-    }
     let gradients = graph.pull_back(&[(outputs[0], cotangent)], &differentiable)?;
     let given = |moved: Option<(usize, &Tensor<f64>, f64)>| {
         let mut given: Vec<(ValueId, Tensor<f64>)> = inputs.iter().copied().zip(data.iter().cloned()).collect();
@@ -101,7 +117,7 @@ pub fn verify_gradient(case: &Case, seed: u64) -> Result<Option<Verdict>> {
     };
     let dot = |a: &Tensor<f64>, b: &Tensor<f64>| a.data().iter().zip(b.data()).map(|(a, b)| a * b).sum::<f64>();
     let values = graph.evaluate(&given(None))?;
-    let mut verdict = Verdict { error: 0.0, bound: 1.0 };
+    let mut verdict = Verdict::within(1.0);
     for (id, gradient) in differentiable.iter().zip(&gradients) {
         let index = id.index();
         let direction = Tensor::from_fn(data[index].shape(), |_| random.normal());
@@ -118,7 +134,8 @@ pub fn verify_gradient(case: &Case, seed: u64) -> Result<Option<Verdict>> {
         let error = (numeric - analytic).abs() / (1e-6 * slope + 8.0 * f64::EPSILON * size / step);
         verdict.note(error);
     }
-    Ok(Some(verdict))
+    verdict.time = begun.elapsed();
+    Ok(verdict)
 }
 
 /// Masks have no gradient; everything else that `pull_back` accepts has.
@@ -132,7 +149,7 @@ mod tests {
 
     #[test]
     fn a_nan_is_never_forgotten_and_never_passes() {
-        let mut verdict = Verdict { error: 0.0, bound: 1.0 };
+        let mut verdict = Verdict::within(1.0);
         verdict.note(0.5);
         assert!(verdict.passed());
         verdict.note(f64::NAN);

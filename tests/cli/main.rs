@@ -4,6 +4,7 @@
 //! and what a run leaves is compared byte by byte.
 
 mod clips;
+mod device;
 mod end_to_end;
 mod import;
 mod info;
@@ -15,3 +16,4 @@ mod refused_clips;
 mod refused_weights;
 mod results_folder;
 mod stopping;
+mod verify;

@@ -33,7 +33,6 @@ fn values_that_are_none_are_wrong_usage_and_still_one_line() {
         (["--frames", "7"], "'7' is not a range of frames such as 10..20"),
         (["--frames", "-1..3"], "'-1..3' is not a range of frames such as 10..20"),
         (["--min-area", "-3"], "'-3' is not an area"),
-        (["--device", "abacus"], "possible values: auto, cpu"),
         (["--threads", "0"], "zero"),
         (["--treshold", "0.5"], "similar argument exists: '--threshold'"),
     ] {

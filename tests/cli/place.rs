@@ -37,7 +37,7 @@ impl Place {
         path
     }
 
-    /// `coronet segment INPUT` with that network, at the smallest size it works on.
+    /// `coronet segment INPUT` with that network, at the smallest size it works on, on the CPU: `auto` has a line to say.
     pub fn segment(&self, input: &Path, neighbours: usize, out: &Path) -> Command {
         self.segment_with(input, &self.weights(neighbours), out, 96)
     }
@@ -45,7 +45,12 @@ impl Place {
     pub fn segment_with(&self, input: &Path, weights: &Path, out: &Path, side: usize) -> Command {
         let mut command = Command::new(CORONET);
         command.env_remove("RUST_BACKTRACE").current_dir(self.path()).arg("segment").arg(input);
-        command.arg("--weights").arg(weights).arg("--out").arg(out).args(["--size", &side.to_string()]);
+        command.arg("--weights").arg(weights).arg("--out").arg(out).args([
+            "--size",
+            &side.to_string(),
+            "--device",
+            "cpu",
+        ]);
         command
     }
 

@@ -19,7 +19,8 @@ fn long_clip(place: &Place) -> PathBuf {
 fn start(place: &Place, input: &Path, extra: &[&str]) -> Child {
     let mut command = Command::new(CORONET);
     command.env_remove("RUST_BACKTRACE").arg("segment").arg(input);
-    command.arg("--weights").arg(place.weights(1)).arg("--out").arg(place.at("out")).args(["--size", "96"]).args(extra);
+    command.arg("--weights").arg(place.weights(1)).arg("--out").arg(place.at("out"));
+    command.args(["--size", "96", "--device", "cpu"]).args(extra);
     command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
 }
 
@@ -114,7 +115,7 @@ fn a_full_disk_behind_stdout_is_an_error_though_the_results_are_there() {
     let clip = clips::folder(place.at("clip"), &clips::frames(2));
     let mut command = Command::new(CORONET);
     command.arg("segment").arg(&clip).arg("--weights").arg(place.weights(0)).arg("--out").arg(place.at("out"));
-    let output = command.args(["--size", "96", "--json"]).stdout(full).output().unwrap();
+    let output = command.args(["--size", "96", "--device", "cpu", "--json"]).stdout(full).output().unwrap();
     assert_eq!(output.status.code(), Some(1));
     let said = sentence(std::str::from_utf8(&output.stderr).unwrap());
     assert!(said.starts_with("cannot write to standard output: No space left on device"), "{said}");

@@ -25,7 +25,7 @@ fn wrong_usage_exits_with_2_and_says_what_is_wrong() {
         (&["--frames", "7"], "'7' is not a range of frames such as 10..20"),
         (&["--size", "0"], "number would be zero"),
         (&["--threads", "0"], "number would be zero"),
-        (&["--device", "abacus"], "possible values: auto, cpu"),
+        (&["--device", "abacus"], "a device is auto, cuda, cuda:1"),
     ] {
         segment(arguments).assert().code(2).stdout("").stderr(predicate::str::contains(problem));
     }

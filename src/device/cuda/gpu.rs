@@ -60,6 +60,16 @@ impl Gpu {
         Ok(gpu)
     }
 
+    /// How many GPUs the driver finds.
+    ///
+    /// # Errors
+    /// [`Error::Device`] when there is no driver, it is too old, or it finds no GPU.
+    pub fn count() -> Result<usize> {
+        check_driver()?;
+        let count = CudaContext::device_count().map_err(|error| unavailable(0, error))?;
+        Ok(usize::try_from(count).unwrap_or(0))
+    }
+
     fn load(&mut self, fatbin: &Fatbin) -> Result<()> {
         // The driver reads a fatbin as 64-bit words; an embedded file may start anywhere.
         let mut image = vec![0u64; fatbin.image.len().div_ceil(size_of::<u64>())];
@@ -99,7 +109,7 @@ impl Gpu {
 fn check_driver() -> Result<()> {
     // SAFETY: opens libcuda and closes it again.
     if !unsafe { sys::is_culib_present() } {
-        let problem = "there is no NVIDIA driver here: libcuda.so cannot be opened; install the driver, or use the CPU";
+        let problem = "there is no NVIDIA driver here: libcuda.so cannot be opened; install the driver to use a GPU";
         return Err(Error::Device(problem.into()));
     }
     let mut version = 0;

@@ -1,0 +1,36 @@
+//! `--device` and `--threads`, the same for every verb that computes something.
+
+use super::note;
+use clap::Args;
+use coronet::Result;
+use coronet::device::{Device, DeviceChoice};
+use std::num::NonZeroUsize;
+
+/// Where to compute.
+#[derive(Debug, Clone, Copy, Args)]
+pub struct DeviceOptions {
+    /// Where to compute: auto (a GPU that fits, else the CPU), cuda, cuda:1 (counted from 0), cpu, or emulated (the
+    /// GPU's kernels on the CPU: slow)
+    #[arg(long, value_name = "DEVICE", default_value_t = DeviceChoice::Auto)]
+    device: DeviceChoice,
+
+    /// Threads of the CPU device; all cores by default
+    #[arg(long, value_name = "T")]
+    threads: Option<NonZeroUsize>,
+}
+
+impl DeviceOptions {
+    /// The device; which one `auto` has found, and why, is a line on stderr unless `quiet`.
+    pub fn open(&self, quiet: bool) -> Result<Box<dyn Device>> {
+        let opened = self.device.open(self.threads.map(NonZeroUsize::get))?;
+        if let Some(reason) = opened.reason.filter(|_| !quiet) {
+            note(&format!("coronet: {reason}"));
+        }
+        Ok(opened.device)
+    }
+
+    /// What was asked for.
+    pub fn choice(&self) -> DeviceChoice {
+        self.device
+    }
+}

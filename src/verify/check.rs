@@ -1,0 +1,128 @@
+//! All there is to verify, as a list of checks that each have a text of their own, and the run over such a list.
+
+use super::{Verdict, layer_cases, verify, verify_gradient};
+use crate::device::Device;
+use crate::error::{Error, Result};
+use crate::ops::{Case, Data, Fit, all_cases};
+use std::fmt;
+
+/// One thing to verify. Its text, as `Display` writes it, identifies it.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Check {
+    /// A device's results for a case, against the float64 reference.
+    Results(Case),
+    /// An operator's gradient rule against finite differences of its reference; no device takes part.
+    GradientRule(Case),
+}
+
+/// What the data of gradient rules are drawn from: always the same, because differences across a kink of ReLU or
+/// pooling, which some seed would hit, say nothing about the rule.
+const GRADIENT_SEED: u64 = 2;
+
+impl Check {
+    /// Every operator's cases, every layer of the w = 64 network, every gradient rule.
+    ///
+    /// # Errors
+    /// None that the network's own layers can cause.
+    pub fn all() -> Result<Vec<Check>> {
+        let (cases, layers) = (all_cases(), layer_cases()?);
+        let new_layers = layers.into_iter().filter(|layer| !cases.contains(layer));
+        let rules = cases.iter().filter(|case| is_smooth(case)).cloned().map(Check::GradientRule);
+        Ok(cases.iter().cloned().chain(new_layers).map(Check::Results).chain(rules).collect())
+    }
+
+    /// Operator, shapes and data.
+    pub fn case(&self) -> &Case {
+        match self {
+            Check::Results(case) | Check::GradientRule(case) => case,
+        }
+    }
+
+    /// What a verdict's error counts.
+    pub fn measure(&self) -> &'static str {
+        match self {
+            Check::Results(Case { fit: Fit::Exact, .. }) => "wrong numbers",
+            Check::Results(_) => "relative L2 error",
+            Check::GradientRule(_) => "share of the allowed deviation",
+        }
+    }
+
+    /// Runs it; gradient rules take neither the device nor the seed into account.
+    ///
+    /// # Errors
+    /// As [`verify`] and [`verify_gradient`].
+    pub fn run(&self, device: &dyn Device, seed: u64) -> Result<Verdict> {
+        match self {
+            Check::Results(case) => verify(case, device, seed),
+            Check::GradientRule(case) => verify_gradient(case, GRADIENT_SEED),
+        }
+    }
+}
+
+impl fmt::Display for Check {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Check::Results(case) => write!(f, "{case}"),
+            Check::GradientRule(case) => write!(f, "gradient rule of {case}"),
+        }
+    }
+}
+
+/// Whether finite differences can tell something about the gradient: whole numbers lie on the kinks of ReLU and
+/// pooling, means far from zero leave differences no digits, and large cases take the reference too long.
+fn is_smooth(case: &Case) -> bool {
+    let fits = |data: &Data| !matches!(data, Data::Integers | Data::Normal(1000.0));
+    let elements: usize = case.inputs.iter().map(|(shape, _)| shape.elements()).sum();
+    case.op.operator().is_differentiable() && elements < 20_000 && case.inputs.iter().all(|(_, data)| fits(data))
+}
+
+/// A check and how it went.
+#[derive(Debug)]
+pub struct Finding {
+    /// What was verified.
+    pub check: Check,
+    /// The verdict, or why there is none: a device that failed, a kernel that did what it must not.
+    pub verdict: Result<Verdict>,
+}
+
+impl Finding {
+    /// Whether there is a verdict and its error is within the bound; NaN is not.
+    pub fn passed(&self) -> bool {
+        self.verdict.as_ref().is_ok_and(Verdict::passed)
+    }
+}
+
+/// Runs the checks in order. `go_on` is called after each; the run stops where it returns false.
+///
+/// # Errors
+/// [`Error::Interrupted`] when it was stopped. A check that fails is a finding.
+pub fn verify_all(
+    checks: &[Check],
+    device: &dyn Device,
+    seed: u64,
+    go_on: &dyn Fn(&Finding) -> bool,
+) -> Result<Vec<Finding>> {
+    let mut findings = Vec::with_capacity(checks.len());
+    for check in checks {
+        let finding = Finding { check: check.clone(), verdict: check.run(device, seed) };
+        if !go_on(&finding) {
+            return Err(Error::Interrupted);
+        }
+        findings.push(finding);
+    }
+    Ok(findings)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn every_check_has_a_text_of_its_own_in_one_line() {
+        let checks = Check::all().unwrap();
+        let texts: BTreeSet<String> = checks.iter().map(Check::to_string).collect();
+        assert_eq!(texts.len(), checks.len());
+        assert!(texts.iter().all(|text| text.is_ascii() && !text.contains(['\n', '\''])));
+    }
+}
