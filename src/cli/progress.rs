@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 /// Set by the first Ctrl-C.
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
-/// From now on the first Ctrl-C asks the run to stop, which it does after the frame at hand; the second one ends the
-/// process at once.
+/// From now on the first Ctrl-C asks the run to stop, which it does after the frame or check at hand; the second one
+/// ends the process at once.
 pub fn listen_for_ctrl_c() {
     // Without a handler Ctrl-C still ends the process; only the hidden folder stays, for the next run to remove.
     let _ = ctrlc::set_handler(|| {

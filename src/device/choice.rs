@@ -63,7 +63,7 @@ impl DeviceChoice {
     /// Opens the device; `threads` are those of the CPU device, one for each core when `None`.
     ///
     /// # Errors
-    /// [`Error::Device`] when it is not there, does not fit, or this build has no such device.
+    /// [`crate::Error::Device`] when it is not there, does not fit, or this build has no such device.
     pub fn open(self, threads: Option<usize>) -> Result<Opened> {
         let device: Box<dyn Device> = match self {
             DeviceChoice::Auto => return gpu_or_cpu(first_gpu(), threads),

@@ -90,13 +90,12 @@ mod tests {
                 let backward = ["ConvInputGrad", "TemporalConvInputGrad", "Conv"];
                 let pair = forward.iter().zip(backward).find(|(f, b)| readers.contains(*f) && readers.contains(b));
                 assert!(pair.is_some(), "{config}, {name}: only {readers:?}");
-                let makes = |case: &&Case| {
+                let makes = |case: &Case| {
                     let inputs: Vec<Shape> = case.inputs.iter().map(|(shape, _)| *shape).collect();
                     case.op.variant().ends_with("FilterGrad")
                         && case.op.operator().infer(&inputs).as_deref() == Ok(&[*filter])
                 };
-                assert_eq!(cases.iter().filter(makes).count() % 2, 0);
-                assert!(cases.iter().any(|case| makes(&case)), "{config}, {name}: no gradient makes it");
+                assert!(cases.iter().any(makes), "{config}, {name}: no gradient makes it");
             }
         }
     }
