@@ -49,6 +49,7 @@ pub mod graph;
 pub mod media;
 pub mod metrics;
 pub mod model;
+pub mod new_file;
 pub mod ops;
 pub mod phantom;
 pub mod post;

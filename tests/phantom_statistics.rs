@@ -31,8 +31,13 @@ fn the_measures_measure() {
     use coronet::media::{Colour, Frame, Mask, Size};
     let size = Size { width: 300, height: 300 };
     let bar = |left: usize, i: usize| (left..left + 9).contains(&(i % 300));
-    // A hash of the place: white noise, uniform in -8..8, so of standard deviation 4.9 in quantised levels.
-    let noise = |i: usize| (i.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40) % 17;
+    // A hash of the place (SplitMix64's): white noise, uniform over 17 levels, so of standard deviation 4.9.
+    let noise = |i: usize| {
+        let z = (i as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((z ^ (z >> 31)) % 17) as usize
+    };
     let picture_with = |left: usize, contrast: usize| {
         let values =
             (0..size.area()).map(|i| (120 + noise(i) - if bar(left, i) { contrast } else { 0 }) as u8).collect();

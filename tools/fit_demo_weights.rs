@@ -1,8 +1,9 @@
-//! Fits the network that Coronet carries along to clips of the phantom, with the engine's own training step:
-//! `cargo run --release --example fit_demo_weights -- --out src/weights/demo.safetensors`.
+//! Fits a small network to clips of the phantom, with the engine's own training step:
+//! `cargo run --release --example fit_demo_weights -- --out FILE`. The three runs that made the network which Coronet
+//! carries along stand in `docs/demo-weights.md`.
 //!
-//! Windows of many varied patients are drawn once; batches of them, mirrored and with their brightness changed at
-//! random, go through SGD with momentum and a warm-up and cosine schedule. What is measured on the way is the Dice
+//! Windows of many varied patients are drawn once; batches of them, mirrored and with brightness and contrast changed
+//! at random, go through SGD with momentum and a warm-up and cosine schedule. What is measured on the way is the Dice
 //! coefficient on patients of the preset `reference`, none of whom is ever trained on.
 
 use clap::Parser;
@@ -17,6 +18,7 @@ use coronet::program::{Placement, Program};
 use coronet::segment::{EngineNetwork, FramePreparer, WindowNetwork};
 use coronet::weights::Weights;
 use rayon::prelude::*;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -42,17 +44,17 @@ struct Arguments {
     #[arg(long, default_value_t = 448)]
     size: usize,
     /// Patients to learn from
-    #[arg(long, default_value_t = 240)]
-    patients: usize,
+    #[arg(long, default_value = "240")]
+    patients: NonZeroUsize,
     /// Windows drawn of each
-    #[arg(long, default_value_t = 2)]
-    windows: usize,
+    #[arg(long, default_value = "2")]
+    windows: NonZeroUsize,
     /// Steps of SGD
-    #[arg(long, default_value_t = 1600)]
-    steps: usize,
+    #[arg(long, default_value = "1600")]
+    steps: NonZeroUsize,
     /// Windows a step
-    #[arg(long, default_value_t = 4)]
-    batch: usize,
+    #[arg(long, default_value = "4")]
+    batch: NonZeroUsize,
     /// The highest learning rate
     #[arg(long, default_value_t = 1.0)]
     rate: f32,
@@ -90,7 +92,7 @@ fn main() -> coronet::Result<()> {
     let size = Size { width: arguments.size, height: arguments.size };
     let begun = Instant::now();
     let draw = |preset, seed, count| draw(preset, seed, count, config, (size, arguments.earliest));
-    let learned = draw(Preset::Varied, arguments.seed, (arguments.patients, arguments.windows))?;
+    let learned = draw(Preset::Varied, arguments.seed, (arguments.patients.get(), arguments.windows.get()))?;
     let scored = draw(Preset::Reference, SCORED_SEED, SCORED)?;
     println!("{} windows drawn in {:.0} s", learned.len() + scored.len(), begun.elapsed().as_secs_f64());
     let device = CpuDevice::new(None)?;
@@ -114,7 +116,7 @@ fn fit(
         Some(path) => Weights::load(path)?,
         None => Weights::seeded(config, arguments.seed)?,
     };
-    let network = CeNet::build(config, arguments.batch, arguments.size, arguments.size)?;
+    let network = CeNet::build(config, arguments.batch.get(), arguments.size, arguments.size)?;
     let step = TrainingStep::with_background(network, RHO, MOMENTUM, arguments.background)?;
     let program = Program::lower(&step.network.graph, &[step.dice_loss], device, Placement::Shared)?;
     let mut session = device.load(program)?;
@@ -122,9 +124,9 @@ fn fit(
 
     let mut random = Shuffle(arguments.seed);
     let (mut order, mut losses) = (Vec::new(), Vec::new());
-    for number in 0..arguments.steps {
+    for number in 0..arguments.steps.get() {
         let (mut inputs, mut masks) = (Vec::new(), Vec::new());
-        for _ in 0..arguments.batch {
+        for _ in 0..arguments.batch.get() {
             if order.is_empty() {
                 order = random.permutation(windows.len());
             }
@@ -132,10 +134,10 @@ fn fit(
         }
         session.write(step.network.window, &inputs)?;
         session.write(step.mask, &masks)?;
-        session.write(step.rate, &[rate(number, arguments.steps, arguments.rate)])?;
+        session.write(step.rate, &[rate(number, arguments.steps.get(), arguments.rate)])?;
         session.run()?;
         losses.push(session.read(step.dice_loss)?.data()[0]);
-        if (number + 1) % BETWEEN_SCORES == 0 || number + 1 == arguments.steps {
+        if (number + 1) % BETWEEN_SCORES == 0 || number + 1 == arguments.steps.get() {
             let loss = losses.iter().sum::<f32>() / losses.len() as f32;
             losses.clear();
             report(number + 1, loss, &Weights::read_from(&step.network, |id| session.read(id))?)?;

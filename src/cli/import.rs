@@ -4,6 +4,7 @@ use super::print;
 use super::progress::{interrupted, listen_for_ctrl_c};
 use clap::{Args, ValueHint};
 use coronet::model::Stem;
+use coronet::new_file::NewFile;
 use coronet::weights::import::{Import, ImportOptions, import};
 use coronet::{Error, Result};
 use std::fmt::Write as _;
@@ -65,11 +66,12 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     check_place(&arguments.out, arguments.overwrite)?;
     let &Arguments { stem, n, in_channels, luminance, seed, .. } = arguments;
     let options = ImportOptions { stem, neighbours: n, in_channels, luminance, seed };
+    let file = NewFile::create(&arguments.out)?;
     let import = import(&arguments.file, &options)?;
     if interrupted() {
         return Err(Error::Interrupted);
     }
-    import.weights.save(&arguments.out)?;
+    import.weights.save_as(file)?;
 
     if arguments.json {
         print(&mut io::stdout().lock(), &json(&import, arguments)?)

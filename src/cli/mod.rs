@@ -5,7 +5,6 @@
 mod device;
 mod import;
 mod info;
-mod new_file;
 mod phantom;
 mod progress;
 mod segment;

@@ -63,7 +63,7 @@ pub struct Arguments {
     #[arg(long, value_name = "RATE", allow_negative_numbers = true)]
     heart_rate: Option<f64>,
 
-    /// Narrowings of the vessels
+    /// Narrowings of the vessels, as far as there is room for them
     #[arg(long, value_name = "COUNT")]
     stenoses: Option<usize>,
 
@@ -122,11 +122,17 @@ impl FromStr for FrameSize {
     }
 }
 
+/// Clips of a set: their folders are numbered with four digits.
+const MOST_CLIPS: usize = 10_000;
+
 /// Runs the verb.
 pub fn run(arguments: &Arguments) -> Result<()> {
     listen_for_ctrl_c();
     let begun = Instant::now();
     let clips = arguments.clips.get();
+    if clips > MOST_CLIPS {
+        return Err(Error::Request(format!("the phantom's number of clips must be 1 to {MOST_CLIPS}, not {clips}")));
+    }
     let all: Vec<Settings> = (0..clips).map(|clip| settings(arguments, clip)).collect();
     // What is cheap to find wrong comes first.
     all.iter().try_for_each(Settings::check)?;

@@ -104,7 +104,10 @@ fn run_with(arguments: &Arguments, open_clip: OpenClip, open_network: OpenNetwor
         frames.within(reader.info().frames)?;
     }
     let labels = arguments.labels.as_ref().map(|path| Labels::open(path, &*reader)).transpose()?;
-    check_apart(input, &arguments.out)?;
+    check_apart("clip's", input, &arguments.out)?;
+    if let Some(labels) = &arguments.labels {
+        check_apart("labels'", labels, &arguments.out)?;
+    }
     let folder = ResultFolder::create(&arguments.out, arguments.overwrite)?;
     let mut network = open_network(arguments)?;
 
@@ -125,12 +128,12 @@ fn run_with(arguments: &Arguments, open_clip: OpenClip, open_network: OpenNetwor
     }
 }
 
-/// Refuses a clip's own folder: the contact sheet would be one of its frames from then on.
-fn check_apart(input: &Path, out: &Path) -> Result<()> {
+/// Refuses a folder that is read from, the `whose` own: the contact sheet would be one of its frames from then on.
+fn check_apart(whose: &str, input: &Path, out: &Path) -> Result<()> {
     let same = || Some(input.canonicalize().ok()? == out.canonicalize().ok()?);
     if input.is_dir() && same() == Some(true) {
         let place = out.display();
-        return Err(Error::Request(format!("{place} is the clip's own folder; choose another one for the results")));
+        return Err(Error::Request(format!("{place} is the {whose} own folder; choose another one for the results")));
     }
     Ok(())
 }
@@ -154,9 +157,9 @@ fn closing_lines(summary: &Summary, folder: &Path) -> String {
     if let Some(network) = summary.network_ms {
         let _ = write!(lines, "; network step {:.1} ms (median), {:.1} ms (p99)", network.median, network.p99);
     }
-    if let Some(LabelAgreement { labels, agreement, .. }) = &summary.labels {
+    if let Some(LabelAgreement { path, agreement, .. }) = &summary.labels {
         let (mean, pooled) = (agreement.mean.dice, agreement.pooled.dice);
-        let _ = write!(lines, "\nDice {pooled:.3} over all pixels, {mean:.3} as mean of the frames, against {labels}");
+        let _ = write!(lines, "\nDice {pooled:.3} over all pixels, {mean:.3} as mean of the frames, against {path}");
     }
     lines
 }

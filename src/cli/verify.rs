@@ -5,11 +5,11 @@ mod junit;
 mod table;
 
 use super::device::DeviceOptions;
-use super::new_file::NewFile;
 use super::print;
 use super::progress::{Progress, interrupted, listen_for_ctrl_c};
 use clap::{Args, ValueHint};
 use coronet::device::{Device, DeviceChoice};
+use coronet::new_file::NewFile;
 use coronet::verify::{Check, Finding, Verdict, verify_all};
 use coronet::{Error, Result};
 use regex::Regex;

@@ -122,7 +122,7 @@ fn write_frames(
 fn truth(phantom: &Phantom, frames: &[serde_json::Value]) -> serde_json::Value {
     serde_json::json!({
         "schema": SCHEMA,
-        "version": 1,
+        "schema_version": 1,
         "note": "synthetic; no patient was involved",
         "settings": phantom.settings(),
         "mask_holds_agent_from": super::VISIBLE_CONCENTRATION,

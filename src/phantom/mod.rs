@@ -47,6 +47,8 @@ pub const VISIBLE_CONCENTRATION: f64 = 0.2;
 const SIDES: std::ops::RangeInclusive<usize> = 64..=4096;
 /// The most frames of a clip.
 const MOST_FRAMES: usize = 100_000;
+/// The longest clip, in seconds.
+const LONGEST: f64 = 3600.0;
 
 /// Everything that decides what a clip looks like.
 #[derive(Debug, Clone, PartialEq, serde::Serialize)]
@@ -79,7 +81,7 @@ pub struct Settings {
     pub texture: f64,
     /// What the larger side of a frame shows at the isocentre, in mm.
     pub field_mm: f64,
-    /// Narrowings.
+    /// Narrowings, as far as the vessels have room for them.
     pub stenoses: usize,
     /// Whether the mask holds the catheter, too.
     pub catheter_in_mask: bool,
@@ -124,6 +126,10 @@ impl Settings {
             if !(low..=high).contains(&value) {
                 return refuse(what, &format!("{low} to {high}{unit}"), value.to_string());
             }
+        }
+        let seconds = self.frames as f64 / self.frames_per_second;
+        if seconds > LONGEST {
+            return refuse("clip", &format!("at most {LONGEST} seconds long"), seconds.to_string());
         }
         Ok(())
     }

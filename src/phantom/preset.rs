@@ -13,7 +13,8 @@ pub enum Preset {
     /// What everyone compares on: usual views in turn, everything else fixed but the patient. Its statistics are held
     /// against real angiograms; see `docs/phantom.md`.
     Reference,
-    /// What networks learn from: views, dose, agent, rhythm, texture and magnification drawn for each clip.
+    /// What networks learn from: system, view, dose, agent, streaming, heart rate, breathing, texture, magnification
+    /// and number of stenoses drawn for each clip.
     Varied,
 }
 

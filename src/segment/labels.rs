@@ -27,7 +27,7 @@ impl std::fmt::Debug for Labels {
 #[derive(Debug, Clone, PartialEq, serde::Serialize)]
 pub struct LabelAgreement {
     /// Where the labels were read, as it was given.
-    pub labels: String,
+    pub path: String,
     /// Scores over all frames that got a mask, after post-processing.
     pub agreement: Agreement,
     /// The Dice coefficient of each of these frames, in their order.
@@ -80,6 +80,6 @@ impl Labels {
     /// What came of it; `None` when no frame was compared.
     pub fn agreement(self) -> Option<LabelAgreement> {
         let agreement = Agreement::over(&self.scored)?;
-        Some(LabelAgreement { labels: self.name, agreement, dice: self.scored.iter().map(Counts::dice).collect() })
+        Some(LabelAgreement { path: self.name, agreement, dice: self.scored.iter().map(Counts::dice).collect() })
     }
 }

@@ -1,7 +1,7 @@
 //! The weights that Coronet carries along, so that a clip can be segmented with nothing else at hand.
 //!
 //! They are those of a small network (w = 8, N = 1, stem quarter), fitted to synthetic clips by
-//! `tools/fit_demo_weights.rs`; `docs/demo-weights.md` has the command, its seed and what they score.
+//! `tools/fit_demo_weights.rs`; `docs/demo-weights.md` has the commands, their seeds and what they score.
 
 use super::Weights;
 use crate::error::{Error, Result};

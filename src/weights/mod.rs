@@ -12,10 +12,10 @@ pub use embedded::EMBEDDED_ORIGIN;
 use crate::error::{Error, Result};
 use crate::graph::{Shape, Tensor, ValueId};
 use crate::model::{ARCHITECTURE, CeNet, Config, Stem};
+use crate::new_file::NewFile;
 use crate::random::Random;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use std::collections::{BTreeMap, HashMap};
-use std::io::Write;
 use std::path::Path;
 
 /// Keys of the configuration in a header.
@@ -105,20 +105,16 @@ impl Weights {
     /// # Errors
     /// [`Error::Io`]; the old file, if any, is then still there.
     pub fn save(&self, path: &Path) -> Result<()> {
-        let bytes = self.serialise().map_err(|problem| Error::weights(path, problem))?;
-        let folder = match path.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => parent,
-            _ => Path::new("."),
-        };
-        let mut builder = tempfile::Builder::new();
-        // Like any file a person makes, for others to read; temporary files are private otherwise.
-        #[cfg(unix)]
-        builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-        let mut file = builder.tempfile_in(folder).map_err(Error::io("write weights", path))?;
-        file.write_all(&bytes).map_err(Error::io("write weights", path))?;
-        file.as_file().sync_all().map_err(Error::io("write weights", path))?;
-        file.persist(path).map_err(|error| Error::io("write weights", path)(error.error))?;
-        Ok(())
+        self.save_as(NewFile::create(path)?)
+    }
+
+    /// As [`Weights::save`], into a file whose place has been found good already.
+    ///
+    /// # Errors
+    /// As [`Weights::save`].
+    pub fn save_as(&self, file: NewFile) -> Result<()> {
+        let bytes = self.serialise().map_err(|problem| Error::weights(file.path(), problem))?;
+        file.complete(&bytes)
     }
 
     /// The file's bytes.

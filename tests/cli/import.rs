@@ -112,7 +112,8 @@ fn what_cannot_be_imported_is_refused_with_a_sentence_and_exit_code_1() {
     assert!(refusal(&cut, &[]).contains("is a zip file that cannot be read"));
     assert!(refusal(&pytorch("state_dict.zip.pth"), &[]).contains("holds no network Coronet can import"));
     assert!(refusal(&file, &["--n", "2"]).ends_with("N = 2, 3 input channels asked for"));
-    assert!(refusal(&file, &["--out", "missing/folder/w.safetensors"]).starts_with("cannot write weights "));
+    let sentence = refusal(&file, &["--out", "missing/folder/w.safetensors"]);
+    assert_eq!(sentence, "cannot write missing/folder/w.safetensors: No such file or directory (os error 2)");
     fs::create_dir(place.at("folder")).unwrap();
     assert!(refusal(&file, &["--out", "folder", "--overwrite"]).starts_with("folder is a folder; "));
     let sentence = place.refusal(Command::new(CORONET).current_dir(place.path()).arg("import").arg(&file));

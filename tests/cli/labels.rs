@@ -52,6 +52,9 @@ fn labels_that_do_not_belong_to_the_clip_are_refused() {
     let small: Vec<_> = (0..4).map(|_| image::GrayImage::new(32, 32)).collect();
     let small = folder(place.at("small"), &small);
     place.weights(1);
+    let labels = folder(place.at("labels"), &frames(4));
+    let sentence = place.refusal(place.segment(&clip, 1, &labels).arg("--labels").arg(&labels));
+    assert!(sentence.ends_with("labels is the labels' own folder; choose another one for the results"), "{sentence}");
     for (labels, said) in [
         (few, "few: holds 3 labels, but the clip has 4 frames; every frame needs its label"),
         (small, "small: the labels are 32x32, but the frames are 64x48"),

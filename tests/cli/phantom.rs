@@ -127,6 +127,8 @@ fn what_cannot_be_drawn_is_refused_with_a_sentence() {
         (&["--frames", "0"][..], "number of frames must be 1 to 100000, not 0"),
         (&["--size", "12"], "size must be 64 to 4096 pixels a side, not 12x12"),
         (&["--size", "wide"], "a size is a side or WIDTHxHEIGHT"),
+        (&["--clips", "100000000000000"], "number of clips must be 1 to 10000, not 100000000000000"),
+        (&["--frames", "100000", "--fps", "0.1"], "clip must be at most 3600 seconds long, not 1000000"),
         (&["--dose", "nan"], "dose must be 0.1 to 100000 nGy a frame, not NaN"),
         (&["--fps", "-3"], "frame rate must be 0.1 to 1000 frames a second, not -3"),
         (&["--angles", "30"], "angles are two numbers"),

@@ -62,7 +62,7 @@ fn the_json_document_says_what_was_checked_and_how_it_went() {
     for device in DEVICES {
         let text = passed(&["--device", device, "--op", "Sigmoid of", "--json", "--seed", "18446744073709551615"]);
         let json: serde_json::Value = serde_json::from_str(&text).unwrap();
-        assert_eq!((&json["schema"], &json["version"]), (&"coronet-verify".into(), &1.into()));
+        assert_eq!((&json["schema"], &json["schema_version"]), (&"coronet/verify".into(), &1.into()));
         assert_eq!((&json["seed"], &json["filter"]), (&u64::MAX.into(), &"Sigmoid of".into()));
         assert!(json["device"].as_str().unwrap().contains(device), "{text}");
         let cases = json["cases"].as_array().unwrap();

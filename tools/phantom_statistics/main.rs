@@ -2,7 +2,7 @@
 //! `cargo run --release --example phantom_statistics -- [--cine FILE] [--stills FOLDER] [--pictures FOLDER]`.
 //!
 //! Prints the table of `docs/phantom.md` and fails when a ratio leaves the range that the table states. With
-//! `--pictures` it leaves real and synthetic frames side by side, to look at.
+//! `--pictures` it leaves real and synthetic frames, in one picture each, to look at.
 
 mod comparison;
 mod measure;

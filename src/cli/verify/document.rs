@@ -10,13 +10,13 @@ use coronet::{Error, Result};
 use serde::Serialize;
 
 /// Name and version of the format; the version changes when a field changes its meaning or goes.
-const SCHEMA: &str = "coronet-verify";
+const SCHEMA: &str = "coronet/verify";
 const VERSION: u32 = 1;
 
 #[derive(Serialize)]
 struct Document<'a> {
     schema: &'static str,
-    version: u32,
+    schema_version: u32,
     coronet: &'static str,
     device: &'a str,
     seed: u64,
@@ -58,7 +58,7 @@ pub fn document(report: &Report) -> Result<String> {
     let failed = report.failures();
     let document = Document {
         schema: SCHEMA,
-        version: VERSION,
+        schema_version: VERSION,
         coronet: env!("CARGO_PKG_VERSION"),
         device: &report.device,
         seed: report.seed,

@@ -1,11 +1,12 @@
 //! A file that is there complete or not at all: written under a hidden name beside it, synced, renamed.
 
-use coronet::{Error, Result};
+use crate::error::{Error, Result};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use tempfile::NamedTempFile;
 
 /// A file that has not got its name yet. Dropped, it goes.
+#[derive(Debug)]
 pub struct NewFile {
     file: NamedTempFile,
     path: PathBuf,
@@ -28,6 +29,11 @@ impl NewFile {
         builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
         let file = builder.tempfile_in(folder).map_err(|error| refused(path, error))?;
         Ok(NewFile { file, path: path.to_path_buf() })
+    }
+
+    /// The name it will have.
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     /// Writes the file and gives it its name.
