@@ -51,6 +51,7 @@ impl NewFile {
 
 /// The system's own reason, without the hidden name that `tempfile` adds to it.
 fn refused(path: &Path, error: std::io::Error) -> Error {
-    let reason = error.raw_os_error().map_or(error, std::io::Error::from_raw_os_error);
-    Error::io("write", path)(reason)
+    let text = error.to_string();
+    let reason = text.split_once(" at path ").map_or(text.as_str(), |(reason, _)| reason);
+    Error::io("write", path)(std::io::Error::new(error.kind(), reason))
 }
