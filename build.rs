@@ -51,6 +51,17 @@ struct KernelFile {
     path: PathBuf,
     text: String,
     kernels: Vec<Kernel>,
+    /// The oldest architecture that has what its kernels use, where a line `// needs sm_NUMBER` says so.
+    needs: Option<u32>,
+}
+
+impl KernelFile {
+    fn read(path: PathBuf) -> Result<KernelFile> {
+        let text = text_of(&path)?;
+        let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        let needs = text.lines().find_map(|line| line.strip_prefix("// needs sm_")?.trim().parse().ok());
+        Ok(KernelFile { stem, kernels: kernels_of(&text), needs, path, text })
+    }
 }
 
 /// A kernel, as far as its head says.
@@ -65,9 +76,7 @@ fn kernel_files() -> Result<Vec<KernelFile>> {
     let mut files = Vec::new();
     for path in paths_in_kernels()? {
         if path.extension().is_some_and(|extension| extension == "cu") {
-            let text = text_of(&path)?;
-            let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-            files.push(KernelFile { stem, kernels: kernels_of(&text), path, text });
+            files.push(KernelFile::read(path)?);
         }
     }
     Ok(files)
@@ -84,8 +93,15 @@ fn text_of(path: &Path) -> Result<String> {
     Ok(fs::read_to_string(path).map_err(|problem| format!("cannot read {}: {problem}", path.display()))?)
 }
 
-/// The kernels of a file: `extern "C" __global__ void __launch_bounds__(MOST_THREADS) NAME(`.
+/// The kernels of a file: `extern "C" __global__ void __launch_bounds__(MOST_THREADS) NAME(`, or a line that begins with
+/// a macro which writes that, `..._KERNEL(NAME, ` with `THREADS` threads.
 fn kernels_of(text: &str) -> Vec<Kernel> {
+    let written_out = text.lines().filter_map(|line| {
+        let (name_of_macro, arguments) = line.split_once("_KERNEL(")?;
+        let is_macro = !name_of_macro.is_empty() && name_of_macro.chars().all(|c| c.is_ascii_uppercase() || c == '_');
+        let name = arguments.split_once(',').filter(|_| is_macro)?.0;
+        Some(Kernel { name: name.to_owned(), most_threads: "THREADS".to_owned() })
+    });
     let heads = text.split("extern \"C\" __global__ void").skip(1);
     heads
         .filter_map(|head| {
@@ -96,6 +112,7 @@ fn kernels_of(text: &str) -> Vec<Kernel> {
             let name = head.split_once('(')?.0.trim().to_owned();
             Some(Kernel { name, most_threads: most_threads.to_owned() })
         })
+        .chain(written_out)
         .collect()
 }
 
@@ -124,14 +141,12 @@ mod cuda {
         let nvcc = Nvcc::find()?;
         let kept = kept_folder(out)?;
         let mut list = String::from("const FATBINS: &[Fatbin] = &[\n");
-        for file in files {
+        for file in files.iter().filter(|file| !nvcc.architectures_for(file).is_empty()) {
             let fatbin = nvcc.compile(file, &kept)?;
             let kernels: Vec<&str> = file.kernels.iter().map(|kernel| kernel.name.as_str()).collect();
-            let stem = &file.stem;
-            writeln!(
-                list,
-                "    Fatbin {{ file: {stem:?}, kernels: &{kernels:?}, image: include_bytes!({fatbin:?}) }},"
-            )?;
+            let (stem, needs) = (&file.stem, file.needs.unwrap_or(0));
+            let head = format!("file: {stem:?}, needs: {needs}, kernels: &{kernels:?}");
+            writeln!(list, "    Fatbin {{ {head}, image: include_bytes!({fatbin:?}) }},")?;
         }
         list.push_str("];\n");
         fs::write(out.join("fatbins.rs"), list)?;
@@ -175,16 +190,25 @@ mod cuda {
             Ok(Nvcc { program, version, architectures })
         }
 
-        fn flags(&self) -> Vec<String> {
+        /// The architectures that have what a file needs.
+        fn architectures_for(&self, file: &KernelFile) -> Vec<&str> {
+            let has_it = |name: &&str| {
+                let number = name.trim_end_matches(|c: char| c.is_ascii_lowercase()).parse::<u32>();
+                number.is_ok_and(|number| file.needs.is_none_or(|needs| number >= needs))
+            };
+            self.architectures.iter().map(String::as_str).filter(has_it).collect()
+        }
+
+        fn flags(&self, architectures: &[&str]) -> Vec<String> {
             let mut flags: Vec<String> =
                 ["-fatbin", "-O3", "-std=c++17", "--threads", "2", "-Xptxas", "-v,-warn-spills", "-I", "kernels"]
                     .map(String::from)
                     .to_vec();
-            for architecture in &self.architectures {
+            for architecture in architectures {
                 flags.push(format!("-gencode=arch=compute_{architecture},code=sm_{architecture}"));
             }
             // Architecture-specific PTX (`90a`) runs nowhere else, so it is no floor.
-            if let Some(lowest) = self.architectures.first().filter(|name| !name.ends_with('a')) {
+            if let Some(lowest) = architectures.first().filter(|name| !name.ends_with('a')) {
                 flags.push(format!("-gencode=arch=compute_{lowest},code=compute_{lowest}"));
             }
             flags
@@ -192,7 +216,7 @@ mod cuda {
 
         /// The fatbin of a file.
         fn compile(&self, file: &KernelFile, kept: &Path) -> Result<PathBuf> {
-            let flags = self.flags();
+            let flags = self.flags(&self.architectures_for(file));
             let mut hasher = DefaultHasher::new();
             (&file.text, headers()?, &flags, self.version).hash(&mut hasher);
             let fatbin = kept.join(format!("{}-{:016x}.fatbin", file.stem, hasher.finish()));
@@ -292,6 +316,9 @@ mod emulator {
     /// Kernels that do wrong on purpose, for the emulator's own tests; nvcc never sees them.
     const PROBES: &str = "kernels/emulator/probes.cu";
 
+    /// The architectures whose path through primitives.cuh can be run, as `CORONET_ARCH` names them.
+    const PATHS: [u32; 3] = [75, 80, 90];
+
     /// Compiles kernels and emulator into static libraries, and writes `emulated.rs`, the list of the kernel lists.
     ///
     /// With `CORONET_EMULATOR=checked` clang instruments the kernels for the race detector and for undefined behaviour.
@@ -309,9 +336,8 @@ mod emulator {
         }
         compile_kernels(files, out, checked)?;
         let mut runtime = cpp(checked);
-        for part in ["fiber.cpp", "memory.cpp", "multiprocessor.cpp", "races.cpp", "undefined.cpp", "interface.cpp"] {
-            runtime.file(Path::new("kernels/emulator").join(part));
-        }
+        let parts = ["fiber", "interface", "matrix", "memory", "multiprocessor", "races", "undefined"];
+        runtime.files(parts.map(|part| format!("kernels/emulator/{part}.cpp")));
         runtime.try_compile("coronet_emulator").map_err(|e| format!("the emulator does not compile: {e}"))?;
         compile_switch()
     }
@@ -319,6 +345,7 @@ mod emulator {
     fn cpp(checked: bool) -> cc::Build {
         let mut library = cc::Build::new();
         library.cpp(true).std("c++17").include("kernels").opt_level(3).warnings(true);
+        library.flag("-Wno-unknown-pragmas");
         if checked {
             library.compiler("clang++").define("CORONET_CHECKED", None);
         }
@@ -326,39 +353,64 @@ mod emulator {
     }
 
     fn compile_kernels(files: &[KernelFile], out: &Path, checked: bool) -> Result<()> {
-        let text = text_of(Path::new(PROBES))?;
-        let probes = KernelFile { stem: "probes".into(), path: PROBES.into(), kernels: kernels_of(&text), text };
+        let probes = KernelFile::read(PROBES.into())?;
         let mut library = cpp(checked);
-        // The path of sm_80 is the one with asynchronous copies. Kernels are plain C symbols with everyday names, which
-        // must not meet those of a shared library.
-        library.define("CORONET_ARCH", "80").flag("-fvisibility=hidden");
+        // Kernels are plain C symbols with everyday names, which must not meet those of a shared library.
+        library.flag("-fvisibility=hidden");
         if checked {
             library.flag("-fsanitize=thread,undefined").flag("-fno-sanitize=vptr,function");
         }
         let (mut tables, mut names) = (String::new(), String::new());
-        for file in files.iter().chain([&probes]) {
-            let symbol = format!("coronet_kernels_{}", file.stem);
-            let source = out.join(format!("{}.cpp", file.stem));
-            fs::write(&source, table_source(file, &symbol)?)?;
+        for (file, path) in files.iter().chain([&probes]).flat_map(with_paths) {
+            let suffix = path.map(|path| format!("_sm{path}")).unwrap_or_default();
+            let symbol = format!("coronet_kernels_{}{suffix}", file.stem);
+            let source = out.join(format!("{}{suffix}.cpp", file.stem));
+            fs::write(&source, table_source(file, path, &symbol)?)?;
             library.file(source);
             writeln!(tables, "unsafe extern \"C\" {{ static {symbol}: Kernel; }}")?;
-            writeln!(names, "    &raw const {symbol},")?;
+            writeln!(names, "    ({path:?}, &raw const {symbol}),")?;
         }
         library.try_compile("coronet_emulated").map_err(|e| format!("the kernels do not compile for the host: {e}"))?;
-        let list = format!("{tables}fn tables() -> [*const Kernel; {}] {{ [\n{names}] }}\n", files.len() + 1);
+        let list = format!("{tables}fn tables() -> Vec<(Option<u32>, *const Kernel)> {{ vec![\n{names}] }}\n");
         fs::write(out.join("emulated.rs"), list)?;
         Ok(())
     }
 
-    /// The file itself and, after it, its list of kernels.
-    fn table_source(file: &KernelFile, symbol: &str) -> Result<String> {
-        let path = fs::canonicalize(&file.path)?;
-        let entry = |kernel: &Kernel| format!("    KERNEL({}, {}),\n", kernel.name, kernel.most_threads);
-        let entries: String = file.kernels.iter().map(entry).collect();
-        let head = format!("#include {path:?}\n\n#include \"emulator/kernel.h\"\n\n");
-        Ok(format!(
-            "{head}extern \"C\" const emulator::Kernel {symbol}[] = {{\n{entries}    {{nullptr, nullptr, 0}},\n}};\n"
-        ))
+    /// A file with each path it must be compiled for, or with none where all architectures share one.
+    fn with_paths(file: &KernelFile) -> Vec<(&KernelFile, Option<u32>)> {
+        let differs = ["primitives.cuh", "tensor_conv.cuh"].iter().any(|header| file.text.contains(header));
+        if !differs {
+            return vec![(file, None)];
+        }
+        let least = file.needs.unwrap_or(0);
+        PATHS.into_iter().filter(|&path| path >= least).map(|path| (file, Some(path))).collect()
+    }
+
+    /// The file itself and, after it, its list of kernels. On a path kernels get names of that path, for they are C
+    /// symbols, of which there can only be one of a name.
+    fn table_source(file: &KernelFile, path: Option<u32>, symbol: &str) -> Result<String> {
+        let mut source = String::new();
+        if let Some(path) = path {
+            writeln!(
+                source,
+                "#define CORONET_ARCH {path}\n#define CORONET_PATH sm{path}\n#include \"primitives.cuh\""
+            )?;
+        }
+        writeln!(source, "#include \"emulator/kernel.h\"")?;
+        let mut entries = String::new();
+        for Kernel { name, most_threads } in &file.kernels {
+            let function = path.map_or_else(|| name.clone(), |path| format!("{name}_sm{path}"));
+            if path.is_some() {
+                writeln!(source, "#define {name} {function}")?;
+            }
+            writeln!(
+                entries,
+                "    {{{name:?}, emulator::entry<&{function}>, {most_threads}, emulator::MOST_SHARED}},"
+            )?;
+        }
+        writeln!(source, "#include {:?}", fs::canonicalize(&file.path)?)?;
+        writeln!(source, "extern \"C\" const emulator::Kernel {symbol}[] = {{\n{entries}    {{}},\n}};")?;
+        Ok(source)
     }
 
     /// The stack switch of the processor compiled for.

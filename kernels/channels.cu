@@ -1,6 +1,6 @@
 // Copies of channels between maps: concatenation, one launch for each part, and slices.
 
-#include "primitives.cuh"
+#include "block.cuh"
 
 namespace {
 

@@ -2,7 +2,7 @@
 // each pixel is read as one 32-byte sector. Bands are merged by a later kernel; everything in a fixed order.
 #pragma once
 
-#include "primitives.cuh"
+#include "block.cuh"
 
 constexpr int COLUMN_LANES = 8;
 constexpr int COLUMN_ROWS = 32;

@@ -5,6 +5,7 @@
 // so sums run over it unharmed. A block owns a tile of 64 x 64 results, a thread 4 x 4 of them. It walks the sum in
 // slices of 8: the next slice is copied to shared memory while this one is multiplied.
 
+#include "convolution.cuh"
 #include "primitives.cuh"
 
 namespace {
@@ -13,43 +14,6 @@ constexpr int TILE = 64;
 constexpr int SLICE = 8;
 constexpr int SIDE = 16;
 constexpr int THREADS = SIDE * SIDE;
-
-/// How the pixels of a result find the pixels of its source, for the two directions of one convolution.
-struct Geometry {
-    /// The result's maps.
-    int batch, rows, columns, lanes;
-    /// The source's maps.
-    int source_rows, source_columns, source_lanes;
-    int kernel_rows, kernel_columns, stride, padding, dilation;
-};
-
-struct Pixel {
-    int sample, row, column;
-};
-
-__device__ __forceinline__ Pixel pixel_at(int index, int rows, int columns) {
-    return {index / columns / rows, index / columns % rows, index % columns};
-}
-
-/// The source row (or column) that result row `at` reads through tap `tap`, or -1.
-template <bool backward>
-__device__ __forceinline__ int source_of(int at, int tap, int size, const Geometry& g) {
-    int position = backward ? at + g.padding - tap * g.dilation : at * g.stride - g.padding + tap * g.dilation;
-    if (backward) {
-        if (position < 0 || position % g.stride != 0) return -1;
-        position /= g.stride;
-    }
-    return position >= 0 && position < size ? position : -1;
-}
-
-/// Offset of the pixel of the source that a result pixel reads through a tap, or -1 where it reads a zero.
-template <bool backward>
-__device__ __forceinline__ int source_offset(Pixel pixel, int tap, const Geometry& g) {
-    int row = source_of<backward>(pixel.row, tap / g.kernel_columns, g.source_rows, g);
-    int column = source_of<backward>(pixel.column, tap % g.kernel_columns, g.source_columns, g);
-    if (row < 0 || column < 0) return -1;
-    return ((pixel.sample * g.source_rows + row) * g.source_columns + column) * g.source_lanes;
-}
 
 __device__ __forceinline__ float4 four(const float* from) { return *reinterpret_cast<const float4*>(from); }
 
@@ -98,9 +62,6 @@ __device__ __forceinline__ void multiply_slice(float (&sums)[4][4], const float*
         add_outer(sums, column, row);
     }
 }
-
-/// max(x, 0) if wanted; NaN stays.
-__device__ __forceinline__ float rectified(float x, int rectify) { return rectify && x < 0.0f ? 0.0f : x; }
 
 /// y = sums + bias, then ReLU if wanted, for the thread's pixels that exist.
 __device__ __forceinline__ void write_results(const float (&sums)[4][4], const float* bias, float* y, int rectify,

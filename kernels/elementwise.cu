@@ -3,7 +3,7 @@
 // A value is `length` numbers, padding lanes included. A thread owns four neighbours, read before any of them is
 // written, so that a result may lie over its operand. Where 0 does not map to 0, padding lanes are written as zeros.
 
-#include "primitives.cuh"
+#include "block.cuh"
 
 namespace {
 

@@ -3,7 +3,7 @@
 // Maps are [batch][row][column][lane]. A thread owns a number of the result, so the gradient gathers: it asks each cell
 // that holds its pixel who won. Padding lanes hold zeros, whose maximum and gradient are zeros.
 
-#include "primitives.cuh"
+#include "block.cuh"
 
 namespace {
 

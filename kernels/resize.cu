@@ -3,7 +3,7 @@
 // Output i reads position max((i + 0.5) source / target - 0.5, 0), which is a fraction of whole numbers: positions and
 // weights are exact up to one division. A thread owns a number of the result, so the gradient gathers.
 
-#include "primitives.cuh"
+#include "block.cuh"
 
 namespace {
 

@@ -3,7 +3,7 @@
 //
 // Maps have one channel in eight lanes: [batch][pixel][8]; sums are [batch][sum(p y), sum p, sum y][8].
 
-#include "primitives.cuh"
+#include "block.cuh"
 
 namespace {
 

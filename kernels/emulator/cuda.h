@@ -22,6 +22,10 @@ struct alignas(8) float2 {
 struct alignas(16) float4 {
     float x, y, z, w;
 };
+struct alignas(8) uint2 {
+    unsigned x, y;
+};
+inline uint2 make_uint2(unsigned x, unsigned y) { return {x, y}; }
 inline float2 make_float2(float x, float y) { return {x, y}; }
 inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
 
@@ -32,6 +36,16 @@ inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z,
 
 using std::max;
 using std::min;
+inline uint32_t __float_as_uint(float x) {
+    uint32_t bits;
+    memcpy(&bits, &x, sizeof x);
+    return bits;
+}
+inline float __uint_as_float(uint32_t bits) {
+    float x;
+    memcpy(&x, &bits, sizeof x);
+    return x;
+}
 inline float rsqrtf(float x) { return 1.0f / sqrtf(x); }
 template <class T>
 T __ldg(const T* from) {

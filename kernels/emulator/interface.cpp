@@ -17,6 +17,7 @@ int coronet_emulator_launch(const emulator::Kernel* kernel, const unsigned* grid
         emulator::Launch launch{kernel->name,
                                 kernel->entry,
                                 kernel->most_threads,
+                                kernel->most_shared,
                                 arguments,
                                 {grid[0], grid[1], grid[2]},
                                 {block[0], block[1], block[2]},

@@ -1,4 +1,4 @@
-// From a kernel's C++ signature to one that takes `void**`: build.rs lists each file's kernels with `KERNEL`.
+// From a kernel's C++ signature to one that takes `void**`: build.rs lists each file's kernels.
 #pragma once
 
 #include <cstddef>
@@ -6,12 +6,19 @@
 
 namespace emulator {
 
+// The least that a block can have among a path's architectures: 64 KB on sm_75, 99 KB on 86, 89 and 120.
+#if !defined(CORONET_ARCH) || CORONET_ARCH < 80
+constexpr unsigned MOST_SHARED = 64 << 10;
+#else
+constexpr unsigned MOST_SHARED = 99 << 10;
+#endif
+
 /// A kernel by name. Each file's list ends with a null name.
 struct Kernel {
     const char* name;
     void (*entry)(void* const* arguments);
-    /// The most threads a block may have.
-    unsigned most_threads;
+    /// The most threads a block may have, and the most bytes of shared memory.
+    unsigned most_threads, most_shared;
 };
 
 template <class... Parameters, size_t... index>
@@ -30,5 +37,3 @@ void entry(void* const* arguments) {
 }
 
 }  // namespace emulator
-
-#define KERNEL(name, most_threads) {#name, emulator::entry<&name>, most_threads}

@@ -16,8 +16,6 @@ thread_local Position here;
 
 namespace {
 
-// The least that a block can have among the architectures from sm_80 on (86, 89 and 120: 99 KB).
-constexpr size_t MOST_SHARED = 99 << 10;
 // What may be declared rather than asked for at launch.
 constexpr size_t MOST_STATIC_SHARED = 48 << 10;
 // Shared memory starts at such a multiple on a GPU; swizzled layouts rely on it.
@@ -81,9 +79,9 @@ std::string Multiprocessor::check(const Launch& launch) const {
     if (launch.grid.y > 65535 || launch.grid.z > 65535) {
         return kernel + " is launched with more than 65535 blocks in y or z";
     }
-    if (launch.shared_bytes > MOST_SHARED) {
+    if (launch.shared_bytes > launch.most_shared) {
         return kernel + " asks for " + std::to_string(launch.shared_bytes) + " bytes of shared memory, the most are " +
-               std::to_string(MOST_SHARED);
+               std::to_string(launch.most_shared);
     }
     return "";
 }
@@ -100,7 +98,7 @@ std::vector<uint64_t> Multiprocessor::block_order() {
 
 /// Makes shared memory for a launch, aligned, all of it guard.
 void Multiprocessor::place_shared() {
-    shared_.resize(SHARED_ALIGNMENT + SHARED_GUARD + MOST_SHARED + SHARED_GUARD);
+    shared_.resize(SHARED_ALIGNMENT + SHARED_GUARD + launch_->most_shared + SHARED_GUARD);
     size_t misaligned = reinterpret_cast<uintptr_t>(shared_.data() + SHARED_GUARD) % SHARED_ALIGNMENT;
     shared_start_ = SHARED_GUARD + (misaligned ? SHARED_ALIGNMENT - misaligned : 0);
     shared_end_ = shared_start_;
@@ -302,14 +300,23 @@ void* Multiprocessor::static_shared(const void* site, size_t bytes) {
     }
     size_t offset = shared_start_ + rounded_up(shared_end_ - shared_start_ + SHARED_GUARD, SHARED_GUARD);
     size_t dynamic_end = shared_start_ + launch_->shared_bytes;
-    if (offset + bytes - dynamic_end > MOST_STATIC_SHARED || offset + bytes - shared_start_ > MOST_SHARED) {
+    if (offset + bytes - dynamic_end > MOST_STATIC_SHARED || offset + bytes - shared_start_ > launch_->most_shared) {
         fail("it declares too much shared memory: the most are %zu bytes, %zu with what the launch asks for",
-             MOST_STATIC_SHARED, MOST_SHARED);
+             MOST_STATIC_SHARED, size_t(launch_->most_shared));
     }
     arrays_.push_back({site, offset});
     memset(shared_.data() + offset, POISON_BYTE, bytes);
     shared_end_ = offset + bytes;
     return shared_.data() + offset;
+}
+
+void Multiprocessor::check_shared_row(const void* row, size_t bytes) {
+    auto first = static_cast<const unsigned char*>(row);
+    if (first < shared_.data() + shared_start_ || first + bytes > shared_.data() + shared_end_) {
+        fail("a matrix is loaded from outside the block's shared memory");
+    }
+    if (reinterpret_cast<uintptr_t>(row) % bytes != 0) fail("a matrix's row is not aligned to its %zu bytes", bytes);
+    if (DETECTS_RACES) note_access(row, bytes, false);
 }
 
 void Multiprocessor::copy_async(void* to, const void* from, unsigned bytes, unsigned source_bytes) {

@@ -55,7 +55,7 @@ using Entry = void (*)(void* const* arguments);
 struct Launch {
     const char* name;
     Entry entry;
-    unsigned most_threads;
+    unsigned most_threads, most_shared;
     void* const* arguments;
     dim3 grid, block;
     size_t shared_bytes;
@@ -96,6 +96,10 @@ public:
 
     /// Waits until at most `pending` of the thread's groups are unfinished.
     void wait_copies(size_t pending);
+
+    /// Ends the launch unless a row of `bytes` bytes lies in shared memory, aligned to its size; the running thread reads
+    /// it.
+    void check_shared_row(const void* row, size_t bytes);
 
     /// Hears of a load or store of the running thread, when races are looked for.
     void note_access(const void* address, size_t bytes, bool writes);

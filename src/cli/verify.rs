@@ -124,7 +124,8 @@ fn run_with(arguments: &Arguments, open: &dyn Fn() -> Result<Box<dyn Device>>, o
     }
     // A place that cannot be written to is found before the checks run.
     let junit = arguments.junit.as_deref().map(NewFile::create).transpose()?;
-    let report = verified(arguments, &checks, &*open()?)?;
+    let device = open()?;
+    let report = verified(arguments, &possible(checks, &*device)?, &*device)?;
     if let Some(file) = junit {
         file.complete(junit::document(&report).as_bytes())?;
     }
@@ -137,7 +138,7 @@ fn run_with(arguments: &Arguments, open: &dyn Fn() -> Result<Box<dyn Device>>, o
     }
     match report.failures() {
         0 => Ok(()),
-        failures => Err(Error::Verification(format!("{failures} of {} failed", table::count(checks.len())))),
+        failures => Err(Error::Verification(format!("{failures} of {} failed", table::count(report.findings.len())))),
     }
 }
 
@@ -153,6 +154,17 @@ fn chosen(filter: Option<&Filter>) -> Result<Vec<Check>> {
         )));
     }
     Ok(chosen)
+}
+
+/// The checks in precisions that the device has.
+fn possible(checks: Vec<Check>, device: &dyn Device) -> Result<Vec<Check>> {
+    let precisions = device.precisions();
+    let possible: Vec<Check> = checks.into_iter().filter(|check| check.is_for(&precisions)).collect();
+    if possible.is_empty() {
+        let problem = format!("{} has none of the precisions that these checks are for", device.describe());
+        return Err(Error::Device(problem));
+    }
+    Ok(possible)
 }
 
 fn verified(arguments: &Arguments, checks: &[Check], device: &dyn Device) -> Result<Report> {

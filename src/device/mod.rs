@@ -8,10 +8,12 @@ pub mod cpu;
 pub mod cuda;
 mod isolation;
 mod layout;
+mod precision;
 
 pub use choice::{DeviceChoice, Opened};
+pub use precision::Precision;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::graph::{Tensor, ValueId};
 use crate::program::{Program, Target};
 use std::time::Duration;
@@ -20,6 +22,19 @@ use std::time::Duration;
 pub trait Device: Target + Send + Sync {
     /// One line for people: kind, instruction set or model, threads.
     fn describe(&self) -> String;
+
+    /// The precisions it can multiply in; float32 is always among them.
+    fn precisions(&self) -> Vec<Precision> {
+        vec![Precision::Float32]
+    }
+
+    /// The same device, multiplying in `precision`; programs are lowered for it anew.
+    ///
+    /// # Errors
+    /// [`crate::Error::Device`] unless it is one of [`Device::precisions`].
+    fn with_precision(&self, precision: Precision) -> Result<Box<dyn Device>> {
+        Err(Error::Device(format!("{} multiplies in float32 only, not in {precision}", self.describe())))
+    }
 
     /// Binds a program that was lowered for this device to memory of its own.
     ///
@@ -38,6 +53,12 @@ pub trait Session: Send {
     /// # Errors
     /// [`crate::Error::Request`] when the value is no input or state, or has another number of elements.
     fn write(&mut self, value: ValueId, data: &[f32]) -> Result<()>;
+
+    /// The kernels that a step starts, in order, where the device has such.
+    fn kernels(&self, step: usize) -> Vec<&'static str> {
+        let _ = step;
+        Vec::new()
+    }
 
     /// Runs all steps.
     ///

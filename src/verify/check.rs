@@ -1,9 +1,9 @@
 //! All there is to verify, as a list of checks that each have a text of their own, and the run over such a list.
 
-use super::{Verdict, layer_cases, verify, verify_gradient};
-use crate::device::Device;
+use super::{Verdict, layer_cases, verify, verify_gradient, verify_rounded};
+use crate::device::{Device, Precision};
 use crate::error::{Error, Result};
-use crate::ops::{Case, Data, Fit, all_cases};
+use crate::ops::{Case, Data, Fit, Op, all_cases};
 use std::fmt;
 
 /// One thing to verify. Its text, as `Display` writes it, identifies it.
@@ -11,6 +11,8 @@ use std::fmt;
 pub enum Check {
     /// A device's results for a case, against the float64 reference.
     Results(Case),
+    /// A device's results for a convolution in a precision below float32, against the reference of rounded operands.
+    Rounded(Case, Precision),
     /// An operator's gradient rule against finite differences of its reference; no device takes part.
     GradientRule(Case),
 }
@@ -20,40 +22,63 @@ pub enum Check {
 const GRADIENT_SEED: u64 = 2;
 
 impl Check {
-    /// Every operator's cases, every layer of the w = 64 network, every gradient rule.
+    /// Every operator's cases, every layer of the w = 64 network, the convolutions among both in every precision, every
+    /// gradient rule.
     ///
     /// # Errors
     /// None that the network's own layers can cause.
     pub fn all() -> Result<Vec<Check>> {
         let (cases, layers) = (all_cases(), layer_cases()?);
-        let new_layers = layers.into_iter().filter(|layer| !cases.contains(layer));
-        let rules = cases.iter().filter(|case| is_smooth(case)).cloned().map(Check::GradientRule);
-        Ok(cases.iter().cloned().chain(new_layers).map(Check::Results).chain(rules).collect())
+        let rules: Vec<Check> = cases.iter().filter(|case| is_smooth(case)).cloned().map(Check::GradientRule).collect();
+        let new_layers: Vec<Case> = layers.into_iter().filter(|layer| !cases.contains(layer)).collect();
+        let results = [cases, new_layers].concat();
+        let rounded = |precision| {
+            let products = results.iter().filter(|case| is_of_products(&case.op));
+            products.map(move |case| Check::Rounded(case.clone(), precision))
+        };
+        let precisions = Precision::ALL.into_iter().filter(|precision| *precision != Precision::Float32);
+        let rounded: Vec<Check> = precisions.flat_map(rounded).collect();
+        Ok(results.into_iter().map(Check::Results).chain(rounded).chain(rules).collect())
+    }
+
+    /// Whether a device with these precisions can run it.
+    pub fn is_for(&self, precisions: &[Precision]) -> bool {
+        match self {
+            Check::Rounded(_, precision) => precisions.contains(precision),
+            Check::Results(_) | Check::GradientRule(_) => true,
+        }
     }
 
     /// Operator, shapes and data.
     pub fn case(&self) -> &Case {
         match self {
-            Check::Results(case) | Check::GradientRule(case) => case,
+            Check::Results(case) | Check::Rounded(case, _) | Check::GradientRule(case) => case,
         }
     }
 
     /// What a verdict's error counts.
     pub fn measure(&self) -> &'static str {
         match self {
-            Check::Results(Case { fit: Fit::Exact, .. }) => "wrong numbers",
+            _ if self.is_exact() => "wrong numbers",
             Check::Results(_) => "relative L2 error",
-            Check::GradientRule(_) => "share of the allowed deviation",
+            Check::Rounded(..) | Check::GradientRule(_) => "share of the allowed deviation",
         }
+    }
+
+    /// Whether every element must be right bit for bit.
+    pub fn is_exact(&self) -> bool {
+        let is_rule = matches!(self, Check::GradientRule(_));
+        !is_rule && self.case().fit == Fit::Exact
     }
 
     /// Runs it; gradient rules take neither the device nor the seed into account.
     ///
     /// # Errors
-    /// As [`verify`] and [`verify_gradient`].
+    /// As [`verify`], [`verify_rounded`] and [`verify_gradient`].
     pub fn run(&self, device: &dyn Device, seed: u64) -> Result<Verdict> {
         match self {
             Check::Results(case) => verify(case, device, seed),
+            Check::Rounded(case, precision) => verify_rounded(case, *precision, device, seed),
             Check::GradientRule(case) => verify_gradient(case, GRADIENT_SEED),
         }
     }
@@ -63,9 +88,15 @@ impl fmt::Display for Check {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Check::Results(case) => write!(f, "{case}"),
+            Check::Rounded(case, precision) => write!(f, "{case} in {precision}"),
             Check::GradientRule(case) => write!(f, "gradient rule of {case}"),
         }
     }
+}
+
+/// Whether it is computed by matrix products, which tensor cores can do.
+fn is_of_products(op: &Op) -> bool {
+    matches!(op, Op::Conv(_) | Op::ConvInputGrad(_) | Op::ConvFilterGrad(_) | Op::TransposedConv(_))
 }
 
 /// Whether finite differences can tell something about the gradient: whole numbers lie on the kinks of ReLU and

@@ -8,9 +8,9 @@ mod network;
 pub use check::{Check, Finding, verify_all};
 pub use network::layer_cases;
 
-use crate::device::Device;
+use crate::device::{Device, Precision};
 use crate::error::Result;
-use crate::graph::{Graph, Tensor, ValueId};
+use crate::graph::{Graph, Shape, Tensor, ValueId};
 use crate::ops::{Case, Fit};
 use crate::program::{Placement, Program};
 use std::time::{Duration, Instant};
@@ -18,18 +18,20 @@ use std::time::{Duration, Instant};
 /// How a case went.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Verdict {
-    /// The largest relative L2 error among the results, or the number of wrong elements where they must be exact.
+    /// The largest error among the results; [`Check::measure`] says what it counts.
     pub error: f64,
     /// What the error may be at most.
     pub bound: f64,
     /// What the device took for it.
     pub time: Duration,
+    /// The kernels that computed it, in order, where the device has such.
+    pub kernels: Vec<&'static str>,
 }
 
 impl Verdict {
     /// Without error so far.
     fn within(bound: f64) -> Verdict {
-        Verdict { error: 0.0, bound, time: Duration::ZERO }
+        Verdict { error: 0.0, bound, time: Duration::ZERO, kernels: Vec::new() }
     }
 
     /// Whether the error is within its bound; NaN is not.
@@ -58,27 +60,77 @@ pub fn relative_l2(got: &[f32], expected: &[f64]) -> f64 {
 /// When the operator refuses the case's shapes, or the device fails.
 pub fn verify(case: &Case, device: &dyn Device, seed: u64) -> Result<Verdict> {
     let data = case.draw(seed);
+    let mut verdict = Verdict::within(if let Fit::Relative(bound) = case.fit { bound } else { 0.0 });
+    let results = results(case, &data, device, &mut verdict)?;
+    let wide: Vec<Tensor<f64>> = data.iter().map(Tensor::to_f64).collect();
+    let expected = case.op.operator().reference(&wide.iter().collect::<Vec<_>>());
+    for (got, expected) in results.iter().zip(&expected) {
+        verdict.note(match case.fit {
+            Fit::Relative(_) => relative_l2(got.data(), expected.data()),
+            Fit::Exact => wrong(got, expected),
+        });
+    }
+    Ok(verdict)
+}
+
+/// Runs a convolution on a device in a precision, and compares it with the reference of the rounded operands: bit for
+/// bit where the data are whole numbers, else each element within what tensor cores may lose of its sum.
+///
+/// They sum in float32 and truncate: with K products, `|got - expected| <= (K/4 + 2) 2^-24 sum|a b|`. That is still less
+/// than one missing average product for K < 8000.
+///
+/// # Errors
+/// When the operator refuses the case's shapes, or the device fails or has no such precision.
+pub fn verify_rounded(case: &Case, precision: Precision, device: &dyn Device, seed: u64) -> Result<Verdict> {
+    let device = device.with_precision(precision)?;
+    let data = case.draw(seed);
+    let exact = case.fit == Fit::Exact;
+    let mut verdict = Verdict::within(if exact { 0.0 } else { 1.0 });
+    let results = results(case, &data, &*device, &mut verdict)?;
+    // The operands of the products; a bias is added to their sum.
+    let mut operands: Vec<Tensor<f64>> = data.iter().map(Tensor::to_f64).collect();
+    for operand in operands.iter_mut().take(2) {
+        operand.data_mut().iter_mut().for_each(|x| *x = f64::from(precision.round(*x as f32)));
+    }
+    let operator = case.op.operator();
+    let expected = operator.reference(&operands.iter().collect::<Vec<_>>());
+    operands.iter_mut().flat_map(|tensor| tensor.data_mut()).for_each(|x| *x = x.abs());
+    let sizes = operator.reference(&operands.iter().collect::<Vec<_>>());
+    let input_shapes: Vec<Shape> = data.iter().map(Tensor::shape).collect();
+    for ((got, expected), sizes) in results.iter().zip(&expected).zip(&sizes) {
+        if exact {
+            verdict.note(wrong(got, expected));
+            continue;
+        }
+        let products = operator.flops(&input_shapes, &[got.shape()]) as f64 / (2 * got.data().len()) as f64;
+        let share = (products / 4.0 + 2.0) * 2f64.powi(-24);
+        for ((&got, expected), size) in got.data().iter().zip(expected.data()).zip(sizes.data()) {
+            let deviation = (f64::from(got) - expected).abs();
+            // Where no product takes part nothing may be lost, not even to 0 / 0.
+            verdict.note(if deviation == 0.0 { 0.0 } else { deviation / (share * size) });
+        }
+    }
+    Ok(verdict)
+}
+
+/// How many elements differ.
+fn wrong(got: &Tensor, expected: &Tensor<f64>) -> f64 {
+    got.data().iter().zip(expected.data()).filter(|&(&g, &e)| f64::from(g) != e).count() as f64
+}
+
+/// A device's results for a case; the verdict learns how long they took and who computed them.
+fn results(case: &Case, data: &[Tensor], device: &dyn Device, verdict: &mut Verdict) -> Result<Vec<Tensor>> {
     let (graph, inputs, outputs) = graph_of(case)?;
     let program = Program::lower(&graph, &outputs, device, Placement::Isolated { guard: 64 })?;
     let mut session = device.load(program)?;
-    for (id, tensor) in inputs.iter().zip(&data) {
+    for (id, tensor) in inputs.iter().zip(data) {
         session.write(*id, tensor.data())?;
     }
     let mut times = vec![Duration::ZERO; session.program().steps().len()];
     session.run_timed(&mut times)?;
-    let wide: Vec<Tensor<f64>> = data.iter().map(Tensor::to_f64).collect();
-    let expected = case.op.operator().reference(&wide.iter().collect::<Vec<_>>());
-    let mut verdict = Verdict::within(if let Fit::Relative(bound) = case.fit { bound } else { 0.0 });
     verdict.time = times.iter().sum();
-    for (id, expected) in outputs.iter().zip(&expected) {
-        let got = session.read(*id)?;
-        let error = match case.fit {
-            Fit::Relative(_) => relative_l2(got.data(), expected.data()),
-            Fit::Exact => got.data().iter().zip(expected.data()).filter(|&(&g, &e)| f64::from(g) != e).count() as f64,
-        };
-        verdict.note(error);
-    }
-    Ok(verdict)
+    verdict.kernels = (0..times.len()).flat_map(|step| session.kernels(step)).collect();
+    outputs.iter().map(|&id| session.read(id)).collect()
 }
 
 /// A graph of one node: inputs, results.

@@ -37,6 +37,8 @@ struct Row {
     #[serde(rename = "type")]
     precision: &'static str,
     inputs: Vec<Input>,
+    /// The kernels that computed it, in order; none on a CPU.
+    kernels: Vec<&'static str>,
     /// What `error` and `bound` count.
     measure: &'static str,
     error: Option<f64>,
@@ -80,6 +82,7 @@ fn row(finding: &Finding) -> Row {
         on: table::place(check),
         precision: table::precision(check),
         inputs: case.inputs.iter().map(|&(shape, data)| input(shape, data)).collect(),
+        kernels: verdict.map(|verdict| verdict.kernels.clone()).unwrap_or_default(),
         measure: check.measure(),
         error: verdict.map(|verdict| verdict.error),
         bound: verdict.map(|verdict| verdict.bound),

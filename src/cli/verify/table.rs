@@ -1,13 +1,13 @@
 //! A verification as a table for people, and what failed in a form to be run again.
 
 use super::{Report, problem};
-use coronet::ops::Fit;
+use coronet::device::Precision;
 use coronet::verify::{Check, Finding, Verdict};
 use std::fmt::Write;
 
 /// A row for every check, then what failed, then the summary.
 pub fn table(report: &Report) -> String {
-    let mut text = row(["verdict", "on", "type", "error", "bound", "time", "operator, shapes and data"]);
+    let mut text = row(["verdict", "on", "type", "error", "bound", "time", "operator, shapes and data; kernels"]);
     for finding in &report.findings {
         text += &finding_row(finding);
     }
@@ -19,7 +19,7 @@ pub fn table(report: &Report) -> String {
 }
 
 fn row([verdict, on, kind, error, bound, time, check]: [&str; 7]) -> String {
-    format!("{verdict:<7}  {on:<9}  {kind:<7}  {error:>8}  {bound:>6}  {time:>11}  {check}\n")
+    format!("{verdict:<7}  {on:<9}  {kind:<8}  {error:>8}  {bound:>6}  {time:>11}  {check}\n")
 }
 
 fn finding_row(finding: &Finding) -> String {
@@ -29,13 +29,15 @@ fn finding_row(finding: &Finding) -> String {
         Ok(verdict) => numbers(check, verdict),
         Err(_) => ["-"; 3].map(String::from),
     };
-    row([passed, place(check), precision(check), &error, &bound, &time, &check.to_string()])
+    let kernels = verdict.as_ref().map_or(&[][..], |verdict| &verdict.kernels);
+    let text = if kernels.is_empty() { check.to_string() } else { format!("{check}; {}", kernels.join(", ")) };
+    row([passed, place(check), precision(check), &error, &bound, &time, &text])
 }
 
 fn numbers(check: &Check, verdict: &Verdict) -> [String; 3] {
     let time = format!("{:.3} ms", verdict.time.as_secs_f64() * 1e3);
     match check {
-        Check::Results(case) if case.fit == Fit::Exact => [verdict.error.to_string(), "exact".into(), time],
+        _ if check.is_exact() => [verdict.error.to_string(), "exact".into(), time],
         _ => [format!("{:.1e}", verdict.error), format!("{:e}", verdict.bound), time],
     }
 }
@@ -43,7 +45,7 @@ fn numbers(check: &Check, verdict: &Verdict) -> [String; 3] {
 /// Who computed what was checked.
 pub fn place(check: &Check) -> &'static str {
     match check {
-        Check::Results(_) => "device",
+        Check::Results(_) | Check::Rounded(..) => "device",
         Check::GradientRule(_) => "reference",
     }
 }
@@ -51,7 +53,8 @@ pub fn place(check: &Check) -> &'static str {
 /// The type of the numbers that were checked.
 pub fn precision(check: &Check) -> &'static str {
     match check {
-        Check::Results(_) => "float32",
+        Check::Results(_) => Precision::Float32.name(),
+        Check::Rounded(_, precision) => precision.name(),
         Check::GradientRule(_) => "float64",
     }
 }

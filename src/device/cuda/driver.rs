@@ -89,7 +89,10 @@ pub trait Driver: Send + Sync {
     /// One line for people: model, architecture, memory.
     fn describe(&self) -> String;
 
-    /// Whether `kernels/` has a kernel of this name.
+    /// The GPU's architecture: 80 for sm_80.
+    fn architecture(&self) -> u32;
+
+    /// Whether `kernels/` has a kernel of this name for this architecture.
     fn has_kernel(&self, name: &str) -> bool;
 
     /// Memory of `bytes` bytes, aligned to at least 256.

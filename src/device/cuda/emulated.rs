@@ -16,6 +16,23 @@ struct Kernel {
     name: *const c_char,
     entry: Option<unsafe extern "C" fn(*const *mut c_void)>,
     most_threads: c_uint,
+    most_shared: c_uint,
+}
+
+/// Whose path through `kernels/primitives.cuh` is run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Architecture {
+    /// Turing: no asynchronous copies; tensor cores for float16 alone.
+    Sm75 = 75,
+    /// Ampere, Ada.
+    Sm80 = 80,
+    /// Hopper and newer.
+    Sm90 = 90,
+}
+
+impl Architecture {
+    /// All there are.
+    pub const ALL: [Architecture; 3] = [Architecture::Sm75, Architecture::Sm80, Architecture::Sm90];
 }
 
 /// In what order blocks and threads run.
@@ -81,6 +98,7 @@ unsafe extern "C" {
 /// Runs kernels on the calling thread, under one schedule.
 pub struct EmulatedDriver {
     kernels: HashMap<&'static str, &'static Kernel>,
+    architecture: Architecture,
     schedule: Schedule,
 }
 
@@ -89,9 +107,16 @@ unsafe impl Send for EmulatedDriver {}
 unsafe impl Sync for EmulatedDriver {}
 
 impl EmulatedDriver {
-    /// A driver for all kernels, and the probes that its own tests launch.
+    /// A driver of an sm_80 for all its kernels, and the probes that its own tests launch.
     pub fn new(schedule: Schedule) -> EmulatedDriver {
-        EmulatedDriver { kernels: tables().into_iter().flat_map(kernels_of).collect(), schedule }
+        EmulatedDriver::of(Architecture::Sm80, schedule)
+    }
+
+    /// The same of another architecture.
+    pub fn of(architecture: Architecture, schedule: Schedule) -> EmulatedDriver {
+        let runs = |path: Option<u32>| path.is_none_or(|path| path == architecture as u32);
+        let tables = tables().into_iter().filter(|(path, _)| runs(*path));
+        EmulatedDriver { kernels: tables.flat_map(|(_, table)| kernels_of(table)).collect(), architecture, schedule }
     }
 }
 
@@ -115,7 +140,11 @@ fn kernels_of(mut kernel: *const Kernel) -> Vec<(&'static str, &'static Kernel)>
 
 impl Driver for EmulatedDriver {
     fn describe(&self) -> String {
-        "emulated GPU (sm_80), one thread".into()
+        format!("emulated GPU (sm_{}), one thread", self.architecture())
+    }
+
+    fn architecture(&self) -> u32 {
+        self.architecture as u32
     }
 
     fn has_kernel(&self, name: &str) -> bool {

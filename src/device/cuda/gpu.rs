@@ -13,6 +13,8 @@ use std::time::Duration;
 /// One compiled file of `kernels/`.
 struct Fatbin {
     file: &'static str,
+    /// The oldest architecture it has code for, or 0.
+    needs: u32,
     kernels: &'static [&'static str],
     image: &'static [u8],
 }
@@ -33,6 +35,7 @@ pub struct Gpu {
     modules: Vec<sys::CUmodule>,
     functions: HashMap<&'static str, sys::CUfunction>,
     name: String,
+    architecture: u32,
 }
 
 // SAFETY: modules and functions are handles that any thread may use once the context is bound to it, as every method
@@ -53,8 +56,11 @@ impl Gpu {
         let name = context.name().map_err(failed("ask the GPU for its name"))?;
         // Never the default stream: its work cannot be captured as a graph.
         let stream = context.new_stream().map_err(failed("make a stream"))?;
-        let mut gpu = Gpu { context, stream, modules: Vec::new(), functions: HashMap::new(), name };
-        for fatbin in FATBINS {
+        let (major, minor) = context.compute_capability().map_err(failed("ask the GPU for its architecture"))?;
+        let architecture = u32::try_from(10 * major + minor).unwrap_or(0);
+        let (modules, functions) = (Vec::new(), HashMap::new());
+        let mut gpu = Gpu { context, stream, modules, functions, name, architecture };
+        for fatbin in FATBINS.iter().filter(|fatbin| fatbin.needs <= gpu.architecture) {
             gpu.load(fatbin)?;
         }
         Ok(gpu)
@@ -92,9 +98,9 @@ impl Gpu {
         if error.0 != CUresult::CUDA_ERROR_NO_BINARY_FOR_GPU {
             return failed(&format!("load the kernels of {}", fatbin.file))(error);
         }
-        let architecture = self.context.compute_capability().map_or("unknown".into(), |(a, b)| format!("sm_{a}{b}"));
+        let architecture = self.architecture;
         Error::Device(format!(
-            "the {} is of architecture {architecture}, but this build has code for {BUILT_FOR} only; build again with \
+            "the {} is of architecture sm_{architecture}, but this build has code for {BUILT_FOR} only; build again with \
              its number in CORONET_CUDA_ARCHS",
             self.name
         ))
@@ -152,9 +158,12 @@ fn failed(action: &str) -> impl FnOnce(DriverError) -> Error + use<'_> {
 
 impl Driver for Gpu {
     fn describe(&self) -> String {
-        let architecture = self.context.compute_capability().map_or(String::new(), |(a, b)| format!(", sm_{a}{b}"));
         let memory = self.context.total_mem().map_or(String::new(), |bytes| format!(", {} MB", bytes >> 20));
-        format!("{}{architecture}{memory}", self.name)
+        format!("{}, sm_{}{memory}", self.name, self.architecture)
+    }
+
+    fn architecture(&self) -> u32 {
+        self.architecture
     }
 
     fn has_kernel(&self, name: &str) -> bool {

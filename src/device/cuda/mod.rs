@@ -13,13 +13,13 @@ mod ops;
 
 pub use driver::{Address, Driver, Launch};
 #[cfg(feature = "emulator")]
-pub use emulated::{Copies, EmulatedDriver, Order, Schedule};
+pub use emulated::{Architecture, Copies, EmulatedDriver, Order, Schedule};
 #[cfg(feature = "cuda")]
 pub use gpu::Gpu;
 
 use super::isolation::{Isolation, UNWRITTEN};
 use super::layout::{self, Panel, padded};
-use super::{Device, Session};
+use super::{Device, Precision, Session};
 use crate::error::{Error, Result};
 use crate::graph::{Shape, Source, ValueId};
 use crate::ops::Op;
@@ -32,12 +32,13 @@ use std::time::Duration;
 #[derive(Clone)]
 pub struct CudaDevice {
     driver: Arc<dyn Driver>,
+    precision: Precision,
 }
 
 impl CudaDevice {
-    /// A device whose kernels `driver` runs.
+    /// A device whose kernels `driver` runs, in float32.
     pub fn new(driver: impl Driver + 'static) -> CudaDevice {
-        CudaDevice { driver: Arc::new(driver) }
+        CudaDevice { driver: Arc::new(driver), precision: Precision::Float32 }
     }
 }
 
@@ -52,17 +53,36 @@ impl Target for CudaDevice {
     }
 
     fn workspace(&self, op: &Op, inputs: &[Shape]) -> usize {
-        ops::workspace(op, inputs)
+        ops::workspace(op, inputs, self.precision)
     }
 }
 
 impl Device for CudaDevice {
     fn describe(&self) -> String {
-        self.driver.describe()
+        match self.precision {
+            Precision::Float32 => self.driver.describe(),
+            precision => format!("{}, products in {precision}", self.driver.describe()),
+        }
+    }
+
+    fn precisions(&self) -> Vec<Precision> {
+        let has = |precision: &Precision| self.driver.architecture() >= ops::architecture(*precision);
+        Precision::ALL.into_iter().filter(has).collect()
+    }
+
+    fn with_precision(&self, precision: Precision) -> Result<Box<dyn Device>> {
+        let (found, needed) = (self.driver.architecture(), ops::architecture(precision));
+        if found < needed {
+            let gpu = self.driver.describe();
+            return Err(Error::Device(format!(
+                "{gpu} cannot multiply in {precision}: that needs sm_{needed} or newer"
+            )));
+        }
+        Ok(Box::new(CudaDevice { driver: self.driver.clone(), precision }))
     }
 
     fn load(&self, program: Program) -> Result<Box<dyn Session>> {
-        Ok(Box::new(CudaSession::new(self.driver.clone(), program)?))
+        Ok(Box::new(CudaSession::new(self, program)?))
     }
 }
 
@@ -80,7 +100,8 @@ struct CudaSession {
 const MOST_NUMBERS: usize = i32::MAX as usize;
 
 impl CudaSession {
-    fn new(driver: Arc<dyn Driver>, program: Program) -> Result<CudaSession> {
+    fn new(device: &CudaDevice, program: Program) -> Result<CudaSession> {
+        let driver = device.driver.clone();
         for step in program.steps() {
             let large = |&&id: &&ValueId| program.span(id).is_some_and(|span| span.len > MOST_NUMBERS);
             if let Some(&id) = step.inputs.iter().chain(&step.outputs).find(large) {
@@ -91,7 +112,8 @@ impl CudaSession {
             }
         }
         let arena = Memory::zeroed(&driver, program.arena_len())?;
-        let steps: Vec<Vec<Launch>> = (0..program.steps().len()).map(|step| bind(&program, step, &arena)).collect();
+        let steps: Vec<Vec<Launch>> =
+            (0..program.steps().len()).map(|step| bind(&program, step, &arena, device.precision)).collect();
         let missing = |launch: &&Launch| !driver.has_kernel(launch.kernel);
         if let Some(launch) = steps.iter().flatten().find(missing) {
             return Err(Error::Device(format!("this build has no kernel {}", launch.kernel)));
@@ -143,7 +165,7 @@ impl CudaSession {
 }
 
 /// The launches of a step.
-fn bind(program: &Program, step: usize, arena: &Memory) -> Vec<Launch> {
+fn bind(program: &Program, step: usize, arena: &Memory, precision: Precision) -> Vec<Launch> {
     let step = &program.steps()[step];
     let shapes = |ids: &[ValueId]| ids.iter().map(|&id| program.value(id).shape).collect();
     let operand = |span: Span| ops::Operand { address: arena.address(span), len: span.len };
@@ -151,6 +173,7 @@ fn bind(program: &Program, step: usize, arena: &Memory) -> Vec<Launch> {
     ops::bind(&ops::Binding {
         op: &step.op,
         epilogue: step.epilogue,
+        precision,
         input_shapes: shapes(&step.inputs),
         output_shapes: shapes(&step.outputs),
         inputs: operands(&step.inputs),
@@ -162,6 +185,10 @@ fn bind(program: &Program, step: usize, arena: &Memory) -> Vec<Launch> {
 impl Session for CudaSession {
     fn program(&self) -> &Program {
         &self.program
+    }
+
+    fn kernels(&self, step: usize) -> Vec<&'static str> {
+        self.steps[step].iter().map(|launch| launch.kernel).collect()
     }
 
     fn write(&mut self, value: ValueId, data: &[f32]) -> Result<()> {

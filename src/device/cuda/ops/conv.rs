@@ -1,7 +1,8 @@
 //! Launches of `kernels/conv.cu`.
 
 use super::super::driver::{Address, Launch};
-use super::{Binding, THREADS, maps};
+use super::{Binding, THREADS, maps, tensor_conv};
+use crate::device::Precision;
 use crate::device::layout::{padded, storage};
 use crate::graph::Shape;
 use crate::ops::{Conv, ConvFilterGrad, ConvInputGrad, TransposedConv};
@@ -16,7 +17,7 @@ const PART: usize = 4096;
 /// The kernels' `Geometry`.
 #[derive(Debug, Clone, Copy, NoUninit)]
 #[repr(C)]
-struct Geometry {
+pub(super) struct Geometry {
     batch: i32,
     rows: i32,
     columns: i32,
@@ -66,26 +67,49 @@ fn kernel_of(filter: Shape) -> (usize, usize) {
     }
 }
 
+/// Which way a convolution's products are gathered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Direction {
+    /// From the pixels that the kernel reads.
+    Forward,
+    /// From the pixels that read this one: an input gradient, or a transposed convolution.
+    Backward,
+}
+
 pub(super) fn forward(op: &Conv, binding: &Binding<'_>) -> Vec<Launch> {
-    convolve("conv", op, binding)
+    convolve(Direction::Forward, op, binding)
 }
 
 pub(super) fn input_grad(op: &ConvInputGrad, binding: &Binding<'_>) -> Vec<Launch> {
-    convolve("conv_backward", &op.conv, binding)
+    convolve(Direction::Backward, &op.conv, binding)
 }
 
 pub(super) fn transposed(op: &TransposedConv, binding: &Binding<'_>) -> Vec<Launch> {
-    convolve("conv_backward", &op.conv(), binding)
+    convolve(Direction::Backward, &op.conv(), binding)
 }
 
-fn convolve(kernel: &'static str, conv: &Conv, binding: &Binding<'_>) -> Vec<Launch> {
+fn convolve(direction: Direction, conv: &Conv, binding: &Binding<'_>) -> Vec<Launch> {
     let (source, result) = (binding.input_shapes[0], binding.output_shapes[0]);
     let geometry = Geometry::new(conv, source, result, kernel_of(binding.input_shapes[1]));
     let (batch, channels, rows, columns) = maps(result);
-    let tiles = [(batch * rows * columns).div_ceil(TILE), padded(channels).div_ceil(TILE)].map(|count| count as u32);
+    let (pixels, lanes) = (batch * rows * columns, padded(channels));
+    if binding.precision != Precision::Float32 {
+        return tensor_conv::convolve(direction, binding, (pixels, lanes), geometry);
+    }
+    let kernel = match direction {
+        Direction::Forward => "conv",
+        Direction::Backward => "conv_backward",
+    };
+    let tiles = [pixels.div_ceil(TILE), lanes.div_ceil(TILE)].map(|count| count as u32);
     let launch = Launch::new(kernel, [tiles[0], tiles[1], 1], [THREADS, 1, 1]);
-    let launch = launch.with(binding.inputs[0].address).with(binding.inputs[1].address).with(binding.bias());
-    vec![launch.with(binding.outputs[0].address).with(i32::from(binding.epilogue.relu)).with(geometry)]
+    let launch = launch.with(binding.inputs[0].address).with(binding.inputs[1].address);
+    vec![with_results(launch, binding, geometry)]
+}
+
+/// The arguments behind a convolution's operands.
+pub(super) fn with_results(launch: Launch, binding: &Binding<'_>, geometry: Geometry) -> Launch {
+    let launch = launch.with(binding.bias()).with(binding.outputs[0].address);
+    launch.with(i32::from(binding.epilogue.relu)).with(geometry)
 }
 
 /// Into how many parts the pixels of cotangents are cut.
@@ -109,16 +133,22 @@ pub(super) fn filter_grad_workspace(op: &ConvFilterGrad, inputs: &[Shape]) -> us
 pub(super) fn filter_grad(op: &ConvFilterGrad, binding: &Binding<'_>) -> Vec<Launch> {
     let (x, dy) = (binding.input_shapes[0], binding.input_shapes[1]);
     let geometry = Geometry::new(&op.conv, x, dy, (op.kernel_height, op.kernel_width));
+    if binding.precision != Precision::Float32 {
+        return tensor_conv::filter_grad(op, binding, geometry);
+    }
     let tiles = |shape: Shape| padded(maps(shape).1).div_ceil(TILE);
     let grid = [tiles(x) * tiles(dy), op.kernel_height * op.kernel_width, parts(dy)].map(|count| count as u32);
     let launch = Launch::new("conv_filter_grad", grid, [THREADS, 1, 1]);
     let launch = launch.with(binding.inputs[0].address).with(binding.inputs[1].address);
-    in_parts(binding, dy, |parts, pixels| launch.clone().with(parts).with_int(pixels).with(geometry))
+    let workspace = binding.workspace.address;
+    in_parts(binding, workspace, dy, |parts, pixels| launch.clone().with(parts).with_int(pixels).with(geometry))
 }
 
-/// The launches of a filter gradient whose first kernel, given where to and how many pixels a part has, writes parts.
+/// The launches of a filter gradient whose first kernel, given where to and how many pixels a part has, writes parts;
+/// there is room for them in `workspace`.
 pub(super) fn in_parts(
     binding: &Binding<'_>,
+    workspace: Address,
     cotangent: Shape,
     first: impl Fn(Address, usize) -> Launch,
 ) -> Vec<Launch> {
@@ -126,6 +156,6 @@ pub(super) fn in_parts(
     if parts == 1 {
         return vec![first(filter.address, PART)];
     }
-    let merge = Launch::of_threads("merge_filter_parts", filter.len, THREADS).with(binding.workspace.address);
-    vec![first(binding.workspace.address, PART), merge.with(filter.address).with_int(filter.len).with_int(parts)]
+    let merge = Launch::of_threads("merge_filter_parts", filter.len, THREADS).with(workspace);
+    vec![first(workspace, PART), merge.with(filter.address).with_int(filter.len).with_int(parts)]
 }

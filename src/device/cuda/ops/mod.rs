@@ -12,8 +12,12 @@ mod resize;
 mod soft_dice;
 mod sums;
 mod temporal_conv;
+mod tensor_conv;
+
+pub(super) use tensor_conv::architecture;
 
 use super::driver::{Address, Launch};
+use crate::device::Precision;
 use crate::graph::Shape;
 use crate::ops::Op;
 use crate::program::Epilogue;
@@ -33,6 +37,8 @@ pub(super) struct Operand {
 pub(super) struct Binding<'a> {
     pub op: &'a Op,
     pub epilogue: Epilogue,
+    /// What convolutions multiply in.
+    pub precision: Precision,
     pub input_shapes: Vec<Shape>,
     pub output_shapes: Vec<Shape>,
     /// The operator's inputs, then the residual if the epilogue has one.
@@ -54,10 +60,11 @@ impl Binding<'_> {
 }
 
 /// Numbers of scratch memory an operator needs.
-pub(super) fn workspace(op: &Op, inputs: &[Shape]) -> usize {
+pub(super) fn workspace(op: &Op, inputs: &[Shape], precision: Precision) -> usize {
     match op {
         Op::ChannelSum(_) => sums::channel_sum_workspace(inputs[0]),
-        Op::ConvFilterGrad(op) => conv::filter_grad_workspace(op, inputs),
+        Op::Conv(_) | Op::ConvInputGrad(_) | Op::TransposedConv(_) => tensor_conv::workspace(inputs, precision),
+        Op::ConvFilterGrad(op) => tensor_conv::workspace(inputs, precision) + conv::filter_grad_workspace(op, inputs),
         Op::TemporalConvFilterGrad(_) => temporal_conv::filter_grad_workspace(inputs),
         Op::InstanceNorm(_) => instance_norm::workspace(inputs[0]),
         Op::InstanceNormGrad(_) => instance_norm::grad_workspace(inputs[0]),

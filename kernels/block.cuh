@@ -1,0 +1,51 @@
+// Shared memory, and sums over warps and blocks: what every kernel may use beyond plain CUDA C++, the same on every
+// architecture.
+#pragma once
+
+#include <cstdint>
+
+#ifdef __CUDACC__
+
+// `name` is the block's dynamic shared memory, aligned to 1024 bytes.
+#define SHARED_MEMORY(type, name)                                         \
+    extern __shared__ __align__(1024) unsigned char coronet_shared[];     \
+    type* name = reinterpret_cast<type*>(coronet_shared)
+// `name` is an array of `count` in shared memory.
+#define SHARED_ARRAY(type, name, count) __shared__ type name[count]
+
+#else
+
+#include "emulator/cuda.h"
+
+#define SHARED_MEMORY(type, name) \
+    type* name = static_cast<type*>(emulator::Multiprocessor::current().dynamic_shared())
+#define SHARED_ARRAY(type, name, count) \
+    static const char name##_site = 0; \
+    type* name = static_cast<type*>(   \
+        emulator::Multiprocessor::current().static_shared(&name##_site, sizeof(type) * (count)))
+
+#endif
+
+constexpr unsigned WHOLE_WARP = 0xffffffffu;
+
+/// The sum over a warp, for every lane, always added in the same order.
+template <class Number>
+__device__ __forceinline__ Number warp_sum(Number value) {
+    for (int distance = 16; distance > 0; distance /= 2) value += __shfl_xor_sync(WHOLE_WARP, value, distance);
+    return value;
+}
+
+/// The sum over a block of whole warps, for thread 0, always added in the same order. Every thread must call it.
+template <class Number>
+__device__ __forceinline__ Number block_sum(Number value) {
+    SHARED_ARRAY(Number, sums, 32);
+    Number sum = warp_sum(value);
+    __syncthreads();  // an earlier sum may still be read
+    if (threadIdx.x % 32 == 0) sums[threadIdx.x / 32] = sum;
+    __syncthreads();
+    sum = 0;
+    if (threadIdx.x == 0) {
+        for (unsigned warp = 0; warp < blockDim.x / 32; warp++) sum += sums[warp];
+    }
+    return sum;
+}

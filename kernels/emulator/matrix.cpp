@@ -1,0 +1,171 @@
+// Matrix loads and tensor cores, as PTX lays their numbers out over the lanes of a warp (PTX ISA, "Matrix Fragments for
+// mma.m16n8k16", "ldmatrix").
+
+#include "matrix.h"
+
+#include <cstring>
+
+namespace emulator {
+namespace {
+
+constexpr unsigned WHOLE_WARP = ~0u;
+/// The largest tile of a warp, in rows and in columns.
+constexpr unsigned MOST = 64;
+
+struct Load {
+    uint32_t* registers;
+    const unsigned char* row;
+};
+
+void load_all(void* const* lanes, unsigned) {
+    for (unsigned lane = 0; lane < WARP; lane++) {
+        for (unsigned matrix = 0; matrix < 4; matrix++) {
+            const auto* load = static_cast<const Load*>(lanes[8 * matrix + lane / 4]);
+            memcpy(&static_cast<Load*>(lanes[lane])->registers[matrix], load->row + 4 * (lane % 4), 4);
+        }
+    }
+}
+
+void load_all_transposed(void* const* lanes, unsigned) {
+    for (unsigned lane = 0; lane < WARP; lane++) {
+        for (unsigned matrix = 0; matrix < 4; matrix++) {
+            uint16_t column[2];
+            for (unsigned i = 0; i < 2; i++) {
+                const auto* load = static_cast<const Load*>(lanes[8 * matrix + 2 * (lane % 4) + i]);
+                memcpy(&column[i], load->row + 2 * (lane / 4), 2);
+            }
+            memcpy(&static_cast<Load*>(lanes[lane])->registers[matrix], column, 4);
+        }
+    }
+}
+
+/// What a lane brings to a product.
+struct Product {
+    Format format;
+    unsigned rows, columns;
+    float* sums;
+    const uint32_t *a, *b;
+};
+
+/// The one or two numbers of a register, from `numbers` on.
+void unpack(Format format, uint32_t bits, float* numbers) {
+    uint32_t low = bits << 16, high = bits & 0xffff0000u, exact = bits & 0xffffe000u;
+    switch (format) {
+        case Format::Float16:
+            numbers[0] = float16_number(static_cast<uint16_t>(bits));
+            numbers[1] = float16_number(static_cast<uint16_t>(bits >> 16));
+            break;
+        case Format::BFloat16:
+            memcpy(numbers, &low, 4);
+            memcpy(numbers + 1, &high, 4);
+            break;
+        case Format::Tf32: memcpy(numbers, &exact, 4); break;
+    }
+}
+
+/// Lays an operand out as [row][number along the sum]: a lane holds, of 16 rows, what `register_of` says.
+void gather(const Product& first, void* const* lanes, bool is_a, unsigned extent, float (&to)[MOST][16]) {
+    unsigned in_register = first.format == Format::Tf32 ? 1 : 2;
+    for (unsigned lane = 0; lane < WARP; lane++) {
+        const auto* product = static_cast<const Product*>(lanes[lane]);
+        for (unsigned tile = 0; tile < extent / 16; tile++) {
+            for (unsigned r = 0; r < 4; r++) {
+                // a: rows g and g + 8, then the second half of the sum; b the other way round.
+                unsigned lower = is_a ? r % 2 : r / 2, later = is_a ? r / 2 : r % 2;
+                uint32_t bits = (is_a ? product->a : product->b)[4 * tile + r];
+                unpack(first.format, bits, &to[16 * tile + 8 * lower + lane / 4][in_register * (4 * later + lane % 4)]);
+            }
+        }
+    }
+}
+
+/// The place of a lane's number `i` of the sums of the 16 x 8 tile (row, column).
+struct Place {
+    unsigned row, column;
+};
+Place place_of(unsigned lane, unsigned tile_row, unsigned tile_column, unsigned i) {
+    return {16 * tile_row + 8 * (i / 2) + lane / 4, 8 * tile_column + 2 * (lane % 4) + i % 2};
+}
+
+void multiply_all(void* const* lanes, unsigned) {
+    static thread_local float a[MOST][16], b[MOST][16], across[16][MOST], sums[MOST][MOST];
+    const Product& first = *static_cast<const Product*>(lanes[0]);
+    unsigned depth = first.format == Format::Tf32 ? 8 : 16;
+    gather(first, lanes, true, first.rows, a);
+    gather(first, lanes, false, first.columns, b);
+    for (unsigned k = 0; k < depth; k++) {
+        for (unsigned j = 0; j < first.columns; j++) across[k][j] = b[j][k];
+    }
+    auto for_each_sum = [&](auto move) {
+        for (unsigned lane = 0; lane < WARP; lane++) {
+            float* mine = static_cast<const Product*>(lanes[lane])->sums;
+            for (unsigned n = 0; n < first.rows / 16 * (first.columns / 8) * 4; n++) {
+                unsigned tile = n / 4;
+                Place at = place_of(lane, tile / (first.columns / 8), tile % (first.columns / 8), n % 4);
+                move(mine[n], sums[at.row][at.column]);
+            }
+        }
+    };
+    for_each_sum([](float& mine, float& sum) { sum = mine; });
+    for (unsigned i = 0; i < first.rows; i++) {
+        for (unsigned k = 0; k < depth; k++) {
+            for (unsigned j = 0; j < first.columns; j++) sums[i][j] += a[i][k] * across[k][j];
+        }
+    }
+    for_each_sum([](float& mine, float& sum) { mine = sum; });
+}
+
+}  // namespace
+
+void load_matrices(uint32_t* registers, const void* row, bool transposed) {
+    Multiprocessor& current = Multiprocessor::current();
+    current.check_shared_row(row, 16);
+    Load mine{registers, static_cast<const unsigned char*>(row)};
+    current.collective("ldmatrix", WHOLE_WARP, &mine, transposed ? load_all_transposed : load_all);
+}
+
+void mma_tile(Format format, unsigned rows, unsigned columns, float* sums, const uint32_t* a, const uint32_t* b) {
+    Multiprocessor& current = Multiprocessor::current();
+    if (rows > MOST || columns > MOST) current.fail("a warp's tile of %u x %u is larger than %u", rows, columns, MOST);
+    Product mine{format, rows, columns, sums, a, b};
+    current.collective("mma", WHOLE_WARP, &mine, multiply_all);
+}
+
+uint16_t float16_bits(float number) {
+    uint32_t bits;
+    memcpy(&bits, &number, 4);
+    uint32_t sign = bits >> 16 & 0x8000u, magnitude = bits & 0x7fffffffu;
+    if (magnitude > 0x7f800000u) return 0x7fff;                                // NaN, as the GPU writes it
+    if (magnitude >= 0x477ff000u) return static_cast<uint16_t>(sign | 0x7c00u);  // rounds to 65536 or more
+    if (magnitude < 0x38800000u) {
+        // Below the least normal number: a multiple of 2^-24. Adding 1/2 makes the FPU round to that, ties to even.
+        float shifted;
+        memcpy(&shifted, &magnitude, 4);
+        shifted += 0.5f;
+        memcpy(&magnitude, &shifted, 4);
+        return static_cast<uint16_t>(sign | (magnitude - 0x3f000000u));
+    }
+    uint32_t rounded = magnitude - 0x38000000u + 0xfffu + (magnitude >> 13 & 1u);
+    return static_cast<uint16_t>(sign | rounded >> 13);
+}
+
+float float16_number(uint16_t bits) {
+    uint32_t sign = uint32_t(bits & 0x8000u) << 16, magnitude = uint32_t(bits & 0x7fffu) << 13;
+    float number;
+    if (magnitude >= 0x0f800000u) {
+        magnitude |= sign | 0x7f800000u;  // infinity and NaN
+        memcpy(&number, &magnitude, 4);
+        return number;
+    }
+    // As float32 the bits mean 2^-112 of the number, subnormals included.
+    magnitude |= sign;
+    memcpy(&number, &magnitude, 4);
+    return number * 0x1p112f;
+}
+
+uint32_t rounded_to_tf32(uint32_t bits) {
+    if ((bits & 0x7f800000u) == 0x7f800000u) return bits;
+    return (bits + 0x1000u) & 0xffffe000u;
+}
+
+}  // namespace emulator

@@ -1,0 +1,30 @@
+// What the lanes of a warp do together on matrices, for the emulator: matrix loads, tensor cores, their number formats.
+// The kernels' side, with its descriptions, is primitives.cuh.
+#pragma once
+
+#include "multiprocessor.h"
+
+#include <cstdint>
+
+namespace emulator {
+
+/// What tensor cores multiply.
+enum class Format { Float16, BFloat16, Tf32 };
+
+/// Four 8 x 8 matrices of 16-bit numbers, one row of 16 bytes by each lane.
+void load_matrices(uint32_t* registers, const void* row, bool transposed);
+
+/// sums += a b over 32 bytes of the sum; `rows` and `columns` are multiples of 16. The sums are taken in float32, one
+/// product after the other, where tensor cores sum a few at once and truncate.
+void mma_tile(Format format, unsigned rows, unsigned columns, float* sums, const uint32_t* a, const uint32_t* b);
+
+/// The nearest float16, ties to even.
+uint16_t float16_bits(float number);
+
+/// The float16 of these bits.
+float float16_number(uint16_t bits);
+
+/// The nearest float32 whose lower 13 bits are zero, ties away from zero.
+uint32_t rounded_to_tf32(uint32_t bits);
+
+}  // namespace emulator

@@ -1,0 +1,142 @@
+//! Launches of the convolutions on tensor cores, see `kernels/tensor_conv.cuh`.
+//!
+//! Values stay float32: operands of 16 bits are made in the workspace before each product, first the maps that are
+//! read, then the filter or the cotangent.
+
+use super::super::driver::{Address, Launch};
+use super::conv::{Direction, Geometry, in_parts, parts, with_results};
+use super::{Binding, THREADS, maps};
+use crate::device::Precision;
+use crate::device::layout::{padded, storage};
+use crate::graph::Shape;
+use crate::ops::ConvFilterGrad;
+
+/// Threads of a block, as the kernels' `THREADS`.
+const TENSOR_THREADS: u32 = 128;
+
+/// A larger tile does more products for each number it copies, but is of use only where there are blocks for all of
+/// the multiprocessors; these are those of an H100 or H200.
+const LEAST_BLOCKS: usize = 132;
+
+/// The oldest architecture with tensor cores for it.
+pub(in super::super) fn architecture(precision: Precision) -> u32 {
+    match precision {
+        Precision::Float32 | Precision::Float16 => 75,
+        Precision::Tf32 | Precision::BFloat16 => 80,
+    }
+}
+
+/// The results of a block: rows are pixels, or input channels of a filter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Tile {
+    rows: usize,
+    columns: usize,
+}
+
+/// Tiles of a convolution, largest first.
+const TILES: [Tile; 3] =
+    [Tile { rows: 128, columns: 64 }, Tile { rows: 64, columns: 64 }, Tile { rows: 64, columns: 32 }];
+
+impl Tile {
+    /// How many there are of it in a matrix.
+    fn grid(self, (rows, columns): (usize, usize)) -> (usize, usize) {
+        (rows.div_ceil(self.rows), columns.div_ceil(self.columns))
+    }
+
+    /// The largest tile that wastes no half of itself and leaves no multiprocessor idle, else the smallest.
+    fn of_convolution(size: (usize, usize)) -> Tile {
+        let fits = |tile: &Tile| {
+            let (down, across) = tile.grid(size);
+            size.1 > tile.columns / 2 && down * across >= LEAST_BLOCKS
+        };
+        TILES.into_iter().find(fits).unwrap_or(TILES[2])
+    }
+
+    /// The tile of a filter gradient with this many output lanes.
+    fn of_filter_grad(lanes: usize) -> Tile {
+        if lanes > TILES[2].columns { TILES[1] } else { TILES[2] }
+    }
+}
+
+/// The kernel of a family for a format and a tile.
+macro_rules! kernel {
+    ($family:literal, $precision:expr, $tile:expr, [$($rows:literal x $columns:literal),*]) => {
+        match ($precision, $tile.rows, $tile.columns) {
+            $(
+                (Precision::Tf32, $rows, $columns) => concat!($family, "_tf32_", $rows, "x", $columns),
+                (Precision::Float16, $rows, $columns) => concat!($family, "_float16_", $rows, "x", $columns),
+                (Precision::BFloat16, $rows, $columns) => concat!($family, "_bfloat16_", $rows, "x", $columns),
+            )*
+            (precision, rows, columns) => unreachable!("no {} in {precision} of {rows} x {columns}", $family),
+        }
+    };
+}
+
+/// The kernel that makes operands of a precision from float32, if they are another format.
+fn conversion(precision: Precision) -> Option<&'static str> {
+    match precision {
+        Precision::Float32 | Precision::Tf32 => None,
+        Precision::Float16 => Some("to_float16s"),
+        Precision::BFloat16 => Some("to_bfloat16s"),
+    }
+}
+
+/// Numbers of scratch memory for the operands, the first two inputs.
+pub(super) fn workspace(inputs: &[Shape], precision: Precision) -> usize {
+    if conversion(precision).is_none() {
+        return 0;
+    }
+    inputs[..2].iter().map(|&shape| storage(shape) / 2).sum()
+}
+
+/// The launches that make the operands, where those lie, and the workspace behind them.
+fn operands(binding: &Binding<'_>) -> (Vec<Launch>, [Address; 2], Address) {
+    let given = [binding.inputs[0], binding.inputs[1]];
+    let mut free = binding.workspace.address;
+    let Some(kernel) = conversion(binding.precision) else {
+        return (Vec::new(), given.map(|operand| operand.address), free);
+    };
+    let mut launches = Vec::new();
+    let addresses = given.map(|operand| {
+        let to = free;
+        free = free.after(operand.len / 2);
+        let launch = Launch::of_threads(kernel, operand.len / 4, THREADS).with(operand.address);
+        launches.push(launch.with(to).with_int(operand.len));
+        to
+    });
+    (launches, addresses, free)
+}
+
+/// The launches of a convolution with a result of `size` pixels by lanes.
+pub(super) fn convolve(
+    direction: Direction,
+    binding: &Binding<'_>,
+    size: (usize, usize),
+    geometry: Geometry,
+) -> Vec<Launch> {
+    let tile = Tile::of_convolution(size);
+    let kernel = match direction {
+        Direction::Forward => kernel!("conv", binding.precision, tile, [128 x 64, 64 x 64, 64 x 32]),
+        Direction::Backward => kernel!("conv_backward", binding.precision, tile, [128 x 64, 64 x 64, 64 x 32]),
+    };
+    let (down, across) = tile.grid(size);
+    let (mut launches, [source, filter], _) = operands(binding);
+    let launch = Launch::new(kernel, [down as u32, across as u32, 1], [TENSOR_THREADS, 1, 1]);
+    launches.push(with_results(launch.with(source).with(filter), binding, geometry));
+    launches
+}
+
+/// The launches of a filter gradient.
+pub(super) fn filter_grad(op: &ConvFilterGrad, binding: &Binding<'_>, geometry: Geometry) -> Vec<Launch> {
+    let cotangent = binding.input_shapes[1];
+    let [inputs, outputs] = [0, 1].map(|i| padded(maps(binding.input_shapes[i]).1));
+    let tile = Tile::of_filter_grad(outputs);
+    let kernel = kernel!("conv_filter_grad", binding.precision, tile, [64 x 64, 64 x 32]);
+    let (down, across) = tile.grid((inputs, outputs));
+    let grid = [down * across, op.kernel_height * op.kernel_width, parts(cotangent)].map(|count| count as u32);
+    let (mut launches, [x, dy], free) = operands(binding);
+    let launch = Launch::new(kernel, grid, [TENSOR_THREADS, 1, 1]).with(x).with(dy);
+    let products = |parts, pixels| launch.clone().with(parts).with_int(pixels).with(geometry);
+    launches.extend(in_parts(binding, free, cotangent, products));
+    launches
+}

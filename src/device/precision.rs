@@ -1,0 +1,81 @@
+//! In what precision a device multiplies.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// The numbers that convolutions multiply. Values are stored, and sums are taken, in float32 throughout; only the
+/// operands of the products are rounded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Precision {
+    /// IEEE 754 binary32: 24 significant bits.
+    Float32,
+    /// The upper 19 bits of a float32, on tensor cores: 11 significant bits, the range of float32.
+    Tf32,
+    /// IEEE 754 binary16, on tensor cores: 11 significant bits, up to 65504.
+    Float16,
+    /// The upper half of a float32, on tensor cores: 8 significant bits, the range of float32.
+    BFloat16,
+}
+
+impl Precision {
+    /// All there are.
+    pub const ALL: [Precision; 4] = [Precision::Float32, Precision::Tf32, Precision::Float16, Precision::BFloat16];
+
+    /// The name that people give on a command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Precision::Float32 => "float32",
+            Precision::Tf32 => "tf32",
+            Precision::Float16 => "float16",
+            Precision::BFloat16 => "bfloat16",
+        }
+    }
+
+    /// The nearest number of the format, ties to even (tf32: away from zero); what is too large becomes infinite.
+    pub fn round(self, x: f32) -> f32 {
+        match self {
+            Precision::Float32 => x,
+            Precision::Tf32 if x.is_finite() => f32::from_bits((x.to_bits() + 0x1000) & !0x1fff),
+            Precision::Tf32 => x,
+            Precision::Float16 => half::f16::from_f32(x).to_f32(),
+            Precision::BFloat16 => half::bf16::from_f32(x).to_f32(),
+        }
+    }
+}
+
+impl fmt::Display for Precision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+impl FromStr for Precision {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Precision, String> {
+        let found = Precision::ALL.into_iter().find(|precision| precision.name() == text);
+        found.ok_or_else(|| format!("a precision is float32, tf32, float16 or bfloat16, not {text}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_read_as_they_are_written() {
+        for precision in Precision::ALL {
+            assert_eq!(precision.to_string().parse(), Ok(precision));
+        }
+        assert!("fp8".parse::<Precision>().unwrap_err().ends_with("not fp8"));
+    }
+
+    #[test]
+    fn numbers_are_rounded_to_the_nearest() {
+        let rounded =
+            |precision: Precision| [1.0 + 1.0 / 1024.0, 1.0 + 1.0 / 2048.0, 70000.0].map(|x| precision.round(x));
+        assert_eq!(rounded(Precision::Float16), [1.0 + 1.0 / 1024.0, 1.0, f32::INFINITY]);
+        assert_eq!(rounded(Precision::Tf32), [1.0 + 1.0 / 1024.0, 1.0 + 1.0 / 1024.0, 70016.0]);
+        assert_eq!(rounded(Precision::BFloat16), [1.0, 1.0, 70144.0]);
+    }
+}
