@@ -2,12 +2,15 @@
 #![cfg(feature = "emulator")]
 
 use coronet::Result;
-use coronet::device::Device;
-use coronet::device::cuda::{Address, CudaDevice, Driver, EmulatedDriver, Launch, Schedule};
+use coronet::device::cuda::{Address, Architecture, CudaDevice, Driver, EmulatedDriver, Launch, Schedule, Tile};
+use coronet::device::{Device, Precision};
 use coronet::graph::{Graph, ValueId};
-use coronet::ops::{Case, all_cases};
+use coronet::ops::{Case, Fit, Op, all_cases};
 use coronet::program::{Placement, Program};
-use coronet::verify::{layer_cases, verify};
+use coronet::verify::{Check, layer_cases, verify_all};
+
+/// The precisions of tensor cores.
+const ROUNDED: [Precision; 3] = [Precision::Tf32, Precision::Float16, Precision::BFloat16];
 
 fn device(schedule: Schedule) -> CudaDevice {
     CudaDevice::new(EmulatedDriver::new(schedule))
@@ -15,31 +18,51 @@ fn device(schedule: Schedule) -> CudaDevice {
 
 #[test]
 fn kernels_agree_with_the_reference_on_every_case() {
-    assert_agreement(&all_cases());
+    assert_agreement(all_cases().into_iter().map(Check::Results), &device(Schedule::ALL[0]));
+}
+
+#[test]
+fn tensor_cores_agree_with_the_reference_on_every_convolution() {
+    // With the largest tile; below, the others give the same bits.
+    let device = device(Schedule::ALL[0]).with_tile(Tile::ALL[0]);
+    let checks = convolutions().into_iter().flat_map(|case| ROUNDED.map(|p| Check::Rounded(case.clone(), p)));
+    assert_agreement(checks, &device);
 }
 
 #[cfg(not(coronet_checked))] // millions of weights a layer: the checked build would take minutes
 #[test]
 fn kernels_agree_with_the_reference_on_every_layer_of_the_network() {
-    assert_agreement(&layer_cases().unwrap());
+    assert_agreement(layer_cases().unwrap().into_iter().map(Check::Results), &device(Schedule::ALL[0]));
 }
 
-fn assert_agreement(cases: &[Case]) {
-    let device = device(Schedule::ALL[0]);
-    let mut failures = Vec::new();
-    for case in cases {
-        match verify(case, &device, 1) {
-            Ok(verdict) if verdict.passed() => {}
-            Ok(verdict) => failures.push(format!("{case}: error {} above {}", verdict.error, verdict.bound)),
-            Err(error) => failures.push(format!("{case}: {error}")),
-        }
-    }
-    println!("{} cases", cases.len());
-    assert!(failures.is_empty(), "{}", failures.join("\n"));
+#[cfg(not(coronet_checked))] // as above
+#[test]
+fn tensor_cores_agree_with_the_reference_on_every_layer_of_the_network() {
+    // Whole numbers: what can go wrong with rounded ones does not depend on the layer, and they take twice as long.
+    let exact = layer_cases().unwrap().into_iter().filter(|case| case.fit == Fit::Exact && is_convolution(case));
+    let checks = exact.flat_map(|case| ROUNDED.map(|precision| Check::Rounded(case.clone(), precision)));
+    assert_agreement(checks, &device(Schedule::ALL[1]));
+}
+
+fn assert_agreement(checks: impl Iterator<Item = Check>, device: &CudaDevice) {
+    let checks: Vec<Check> = checks.collect();
+    let findings = verify_all(&checks, device, 1, &|_| true).unwrap();
+    let failures: Vec<String> = findings.iter().filter(|f| !f.passed()).map(|f| format!("{f:?}")).collect();
+    println!("{} checks", checks.len());
+    assert!(!checks.is_empty() && failures.is_empty(), "{}", failures.join("\n"));
+}
+
+/// Whether tensor cores can compute it.
+fn is_convolution(case: &Case) -> bool {
+    matches!(case.op, Op::Conv(_) | Op::ConvInputGrad(_) | Op::ConvFilterGrad(_) | Op::TransposedConv(_))
+}
+
+fn convolutions() -> Vec<Case> {
+    all_cases().into_iter().filter(is_convolution).collect()
 }
 
 /// Every result of a case as bits.
-fn bits(case: &Case, device: &CudaDevice) -> Vec<u32> {
+fn bits(case: &Case, device: &dyn Device) -> Vec<u32> {
     let mut graph = Graph::new();
     let inputs: Vec<ValueId> = case.inputs.iter().map(|&(shape, _)| graph.input("input", shape)).collect();
     let outputs = graph.apply("case", case.op.clone(), &inputs).unwrap();
@@ -61,6 +84,45 @@ fn results_have_the_same_bits_under_every_schedule() {
             assert!(expected == bits(&case, other), "{case}: schedule {} differs", index + 1);
         }
     }
+}
+
+#[test]
+fn tensor_cores_give_the_same_bits_under_every_schedule_and_with_every_tile() {
+    for precision in ROUNDED {
+        let [first, others @ ..] =
+            [0, 1, 2].map(|i| device(Schedule::ALL[i]).with_tile(Tile::ALL[i]).with_precision(precision).unwrap());
+        for case in convolutions().iter().filter(|case| case.fit != Fit::Exact) {
+            let expected = bits(case, &*first);
+            for (index, other) in others.iter().enumerate() {
+                assert!(expected == bits(case, &**other), "{case} in {precision}: schedule {} differs", index + 1);
+            }
+        }
+    }
+}
+
+#[test]
+fn the_paths_of_all_architectures_give_the_same_bits() {
+    let [old, middle, new] =
+        Architecture::ALL.map(|of| CudaDevice::new(EmulatedDriver::of(of, Schedule::ALL[of as usize % 3])));
+    for (precision, device) in ROUNDED.iter().zip([&middle, &old, &middle]) {
+        assert!(device.precisions().contains(precision));
+    }
+    assert_eq!(old.precisions(), [Precision::Float32, Precision::Float16]);
+    for precision in new.precisions() {
+        let at = |device: &CudaDevice| device.with_precision(precision).unwrap();
+        for case in convolutions().iter().filter(|case| case.fit != Fit::Exact) {
+            let expected = bits(case, &*at(&middle));
+            assert!(expected == bits(case, &*at(&new)), "{case} in {precision}");
+            assert!(!old.precisions().contains(&precision) || expected == bits(case, &*at(&old)), "{case}");
+        }
+    }
+}
+
+#[test]
+fn a_precision_that_an_architecture_lacks_is_an_error_that_says_which_has_it() {
+    let turing = CudaDevice::new(EmulatedDriver::of(Architecture::Sm75, Schedule::ALL[0]));
+    let problem = turing.with_precision(Precision::BFloat16).err().unwrap().to_string();
+    assert_eq!(problem, "emulated GPU (sm_75), one thread cannot multiply in bfloat16: that needs sm_80 or newer");
 }
 
 // ---- the emulator itself -------------------------------------------------------------------------------------------

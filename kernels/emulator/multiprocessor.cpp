@@ -22,6 +22,10 @@ constexpr size_t MOST_STATIC_SHARED = 48 << 10;
 constexpr size_t SHARED_ALIGNMENT = 1024;
 // Bytes around shared memory and between its arrays that nobody may write.
 constexpr size_t SHARED_GUARD = 64;
+// There are guards for so many arrays.
+constexpr size_t MOST_ARRAYS = 64;
+// An array starts at such a multiple.
+constexpr size_t STATIC_ALIGNMENT = 16;
 constexpr unsigned char GUARD_BYTE = 0xa5;
 // Every float and half of this byte is NaN.
 constexpr unsigned char POISON_BYTE = 0xff;
@@ -98,7 +102,7 @@ std::vector<uint64_t> Multiprocessor::block_order() {
 
 /// Makes shared memory for a launch, aligned, all of it guard.
 void Multiprocessor::place_shared() {
-    shared_.resize(SHARED_ALIGNMENT + SHARED_GUARD + launch_->most_shared + SHARED_GUARD);
+    shared_.resize(SHARED_ALIGNMENT + SHARED_GUARD + launch_->most_shared + MOST_ARRAYS * SHARED_GUARD);
     size_t misaligned = reinterpret_cast<uintptr_t>(shared_.data() + SHARED_GUARD) % SHARED_ALIGNMENT;
     shared_start_ = SHARED_GUARD + (misaligned ? SHARED_ALIGNMENT - misaligned : 0);
     shared_end_ = shared_start_;
@@ -113,6 +117,7 @@ void Multiprocessor::start_block() {
     memset(shared_.data() + shared_start_, POISON_BYTE, launch_->shared_bytes);
     if (DETECTS_RACES) races_.start_block(shared_.data() + shared_start_, shared_.size() - shared_start_);
     arrays_.clear();
+    declared_ = 0;
     meetings_.clear();
     ready_.clear();
     alive_ = unsigned(size);
@@ -299,8 +304,10 @@ void* Multiprocessor::static_shared(const void* site, size_t bytes) {
         if (array.site == site) return shared_.data() + array.offset;
     }
     size_t offset = shared_start_ + rounded_up(shared_end_ - shared_start_ + SHARED_GUARD, SHARED_GUARD);
-    size_t dynamic_end = shared_start_ + launch_->shared_bytes;
-    if (offset + bytes - dynamic_end > MOST_STATIC_SHARED || offset + bytes - shared_start_ > launch_->most_shared) {
+    // Guards are the emulator's own: what the block has does not include them.
+    declared_ = rounded_up(declared_, STATIC_ALIGNMENT) + bytes;
+    if (declared_ > MOST_STATIC_SHARED || launch_->shared_bytes + declared_ > launch_->most_shared ||
+        offset + bytes + SHARED_GUARD > shared_.size()) {
         fail("it declares too much shared memory: the most are %zu bytes, %zu with what the launch asks for",
              MOST_STATIC_SHARED, size_t(launch_->most_shared));
     }

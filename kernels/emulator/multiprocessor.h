@@ -166,6 +166,8 @@ private:
     std::vector<unsigned char> shared_;
     size_t shared_start_ = 0, shared_end_ = 0;
     std::vector<SharedArray> arrays_;
+    /// Bytes of them all.
+    size_t declared_ = 0;
     uint64_t random_state_ = 0;
     Allocations allocations_;
     Races races_;

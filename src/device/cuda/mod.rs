@@ -16,6 +16,7 @@ pub use driver::{Address, Driver, Launch};
 pub use emulated::{Architecture, Copies, EmulatedDriver, Order, Schedule};
 #[cfg(feature = "cuda")]
 pub use gpu::Gpu;
+pub use ops::Tile;
 
 use super::isolation::{Isolation, UNWRITTEN};
 use super::layout::{self, Panel, padded};
@@ -33,18 +34,27 @@ use std::time::Duration;
 pub struct CudaDevice {
     driver: Arc<dyn Driver>,
     precision: Precision,
+    tile: Option<Tile>,
 }
 
 impl CudaDevice {
     /// A device whose kernels `driver` runs, in float32.
     pub fn new(driver: impl Driver + 'static) -> CudaDevice {
-        CudaDevice { driver: Arc::new(driver), precision: Precision::Float32 }
+        CudaDevice { driver: Arc::new(driver), precision: Precision::Float32, tile: None }
     }
 }
 
 /// Filters lie in one panel: `[kernel row][kernel column][padded input channel][padded output channel]`.
 fn one_panel(outputs: usize) -> Vec<Panel> {
     vec![Panel { start: 0, width: padded(outputs) }]
+}
+
+impl CudaDevice {
+    /// The same device with one tile for all convolutions on tensor cores, to compare tiles by. Results do not depend on
+    /// it: every tile takes its sums in the same order.
+    pub fn with_tile(self, tile: Tile) -> CudaDevice {
+        CudaDevice { tile: Some(tile), ..self }
+    }
 }
 
 impl Target for CudaDevice {
@@ -78,7 +88,7 @@ impl Device for CudaDevice {
                 "{gpu} cannot multiply in {precision}: that needs sm_{needed} or newer"
             )));
         }
-        Ok(Box::new(CudaDevice { driver: self.driver.clone(), precision }))
+        Ok(Box::new(CudaDevice { precision, ..self.clone() }))
     }
 
     fn load(&self, program: Program) -> Result<Box<dyn Session>> {
@@ -113,7 +123,7 @@ impl CudaSession {
         }
         let arena = Memory::zeroed(&driver, program.arena_len())?;
         let steps: Vec<Vec<Launch>> =
-            (0..program.steps().len()).map(|step| bind(&program, step, &arena, device.precision)).collect();
+            (0..program.steps().len()).map(|step| bind(device, &program, step, &arena)).collect();
         let missing = |launch: &&Launch| !driver.has_kernel(launch.kernel);
         if let Some(launch) = steps.iter().flatten().find(missing) {
             return Err(Error::Device(format!("this build has no kernel {}", launch.kernel)));
@@ -165,7 +175,7 @@ impl CudaSession {
 }
 
 /// The launches of a step.
-fn bind(program: &Program, step: usize, arena: &Memory, precision: Precision) -> Vec<Launch> {
+fn bind(device: &CudaDevice, program: &Program, step: usize, arena: &Memory) -> Vec<Launch> {
     let step = &program.steps()[step];
     let shapes = |ids: &[ValueId]| ids.iter().map(|&id| program.value(id).shape).collect();
     let operand = |span: Span| ops::Operand { address: arena.address(span), len: span.len };
@@ -173,7 +183,8 @@ fn bind(program: &Program, step: usize, arena: &Memory, precision: Precision) ->
     ops::bind(&ops::Binding {
         op: &step.op,
         epilogue: step.epilogue,
-        precision,
+        precision: device.precision,
+        tile: device.tile,
         input_shapes: shapes(&step.inputs),
         output_shapes: shapes(&step.outputs),
         inputs: operands(&step.inputs),

@@ -14,6 +14,7 @@ mod sums;
 mod temporal_conv;
 mod tensor_conv;
 
+pub use tensor_conv::Tile;
 pub(super) use tensor_conv::architecture;
 
 use super::driver::{Address, Launch};
@@ -39,6 +40,8 @@ pub(super) struct Binding<'a> {
     pub epilogue: Epilogue,
     /// What convolutions multiply in.
     pub precision: Precision,
+    /// The tile of convolutions on tensor cores, where it is not chosen by their size.
+    pub tile: Option<Tile>,
     pub input_shapes: Vec<Shape>,
     pub output_shapes: Vec<Shape>,
     /// The operator's inputs, then the residual if the epilogue has one.

@@ -26,18 +26,21 @@ pub(in super::super) fn architecture(precision: Precision) -> u32 {
     }
 }
 
-/// The results of a block: rows are pixels, or input channels of a filter.
+/// The results that a block of a convolution on tensor cores owns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Tile {
+pub struct Tile {
+    /// Pixels, or input channels of a filter gradient.
     rows: usize,
+    /// Output channels.
     columns: usize,
 }
 
-/// Tiles of a convolution, largest first.
-const TILES: [Tile; 3] =
-    [Tile { rows: 128, columns: 64 }, Tile { rows: 64, columns: 64 }, Tile { rows: 64, columns: 32 }];
-
 impl Tile {
+    /// All there are, largest first; filter gradients have the last two.
+    pub const ALL: [Tile; 3] =
+        [Tile { rows: 128, columns: 64 }, Tile { rows: 64, columns: 64 }, Tile { rows: 64, columns: 32 }];
+    const SMALLEST: Tile = Tile::ALL[2];
+
     /// How many there are of it in a matrix.
     fn grid(self, (rows, columns): (usize, usize)) -> (usize, usize) {
         (rows.div_ceil(self.rows), columns.div_ceil(self.columns))
@@ -49,12 +52,12 @@ impl Tile {
             let (down, across) = tile.grid(size);
             size.1 > tile.columns / 2 && down * across >= LEAST_BLOCKS
         };
-        TILES.into_iter().find(fits).unwrap_or(TILES[2])
+        Tile::ALL.into_iter().find(fits).unwrap_or(Tile::SMALLEST)
     }
 
     /// The tile of a filter gradient with this many output lanes.
     fn of_filter_grad(lanes: usize) -> Tile {
-        if lanes > TILES[2].columns { TILES[1] } else { TILES[2] }
+        if lanes > Tile::SMALLEST.columns { Tile::ALL[1] } else { Tile::SMALLEST }
     }
 }
 
@@ -114,7 +117,7 @@ pub(super) fn convolve(
     size: (usize, usize),
     geometry: Geometry,
 ) -> Vec<Launch> {
-    let tile = Tile::of_convolution(size);
+    let tile = binding.tile.unwrap_or_else(|| Tile::of_convolution(size));
     let kernel = match direction {
         Direction::Forward => kernel!("conv", binding.precision, tile, [128 x 64, 64 x 64, 64 x 32]),
         Direction::Backward => kernel!("conv_backward", binding.precision, tile, [128 x 64, 64 x 64, 64 x 32]),
@@ -130,7 +133,7 @@ pub(super) fn convolve(
 pub(super) fn filter_grad(op: &ConvFilterGrad, binding: &Binding<'_>, geometry: Geometry) -> Vec<Launch> {
     let cotangent = binding.input_shapes[1];
     let [inputs, outputs] = [0, 1].map(|i| padded(maps(binding.input_shapes[i]).1));
-    let tile = Tile::of_filter_grad(outputs);
+    let tile = binding.tile.filter(|tile| *tile != Tile::ALL[0]).unwrap_or_else(|| Tile::of_filter_grad(outputs));
     let kernel = kernel!("conv_filter_grad", binding.precision, tile, [64 x 64, 64 x 32]);
     let (down, across) = tile.grid((inputs, outputs));
     let grid = [down * across, op.kernel_height * op.kernel_width, parts(cotangent)].map(|count| count as u32);
