@@ -151,6 +151,7 @@ mod cuda {
         list.push_str("];\n");
         fs::write(out.join("fatbins.rs"), list)?;
         println!("cargo::rustc-env=CORONET_KERNELS_BY={}.{}", nvcc.version.0, nvcc.version.1);
+        println!("cargo::rustc-env=CORONET_KERNELS_BY_NVCC={}", fs::canonicalize(&nvcc.program)?.display());
         println!("cargo::rustc-env=CORONET_KERNELS_FOR={}", nvcc.architectures.join(", "));
         Ok(())
     }

@@ -21,6 +21,7 @@ fn kernels_agree_with_the_reference_on_every_case() {
     assert_agreement(all_cases().into_iter().map(Check::Results), &device(Schedule::ALL[0]));
 }
 
+#[cfg(not(coronet_checked))] // as above
 #[test]
 fn tensor_cores_agree_with_the_reference_on_every_convolution() {
     // With the largest tile; below, the others give the same bits.
@@ -29,7 +30,7 @@ fn tensor_cores_agree_with_the_reference_on_every_convolution() {
     assert_agreement(checks, &device);
 }
 
-#[cfg(not(coronet_checked))] // millions of weights a layer: the checked build would take minutes
+#[cfg(not(coronet_checked))] // the checked build would take minutes
 #[test]
 fn kernels_agree_with_the_reference_on_every_layer_of_the_network() {
     assert_agreement(layer_cases().unwrap().into_iter().map(Check::Results), &device(Schedule::ALL[0]));
@@ -86,6 +87,7 @@ fn results_have_the_same_bits_under_every_schedule() {
     }
 }
 
+#[cfg(not(coronet_checked))] // as above
 #[test]
 fn tensor_cores_give_the_same_bits_under_every_schedule_and_with_every_tile() {
     for precision in ROUNDED {
@@ -100,6 +102,7 @@ fn tensor_cores_give_the_same_bits_under_every_schedule_and_with_every_tile() {
     }
 }
 
+#[cfg(not(coronet_checked))] // as above
 #[test]
 fn the_paths_of_all_architectures_give_the_same_bits() {
     let [old, middle, new] =
@@ -309,6 +312,18 @@ fn launches_that_no_gpu_takes_are_errors() {
 #[cfg(coronet_checked)]
 mod checked {
     use super::*;
+
+    #[test]
+    fn tensor_cores_are_clean_with_every_tile_on_every_path() {
+        // Enough of the cases to have every kind of convolution, padding, stride and ragged edges.
+        let cases: Vec<Case> = convolutions().into_iter().step_by(7).collect();
+        for (architecture, tile) in Architecture::ALL.into_iter().flat_map(|of| Tile::ALL.map(|tile| (of, tile))) {
+            let device = CudaDevice::new(EmulatedDriver::of(architecture, Schedule::ALL[2])).with_tile(tile);
+            let precisions = device.precisions().into_iter().filter(|precision| *precision != Precision::Float32);
+            let checks = precisions.flat_map(|p| cases.iter().map(move |case| Check::Rounded(case.clone(), p)));
+            assert_agreement(checks, &device);
+        }
+    }
 
     /// The problem of a probe that reads `x` and writes `y`, the same under every schedule but for the threads named.
     fn found(probe: &'static str, blocks: u32, count: u32) -> Vec<String> {

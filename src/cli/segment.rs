@@ -4,6 +4,7 @@ use super::device::DeviceOptions;
 use super::progress::{Progress, listen_for_ctrl_c};
 use super::{note, print};
 use clap::{Args, ValueHint};
+use coronet::device::Precision;
 use coronet::media::{ClipReader, Size};
 use coronet::post::{MinimumArea, PostProcessing, Threshold};
 use coronet::segment::{
@@ -47,6 +48,11 @@ pub struct Arguments {
     #[command(flatten)]
     device: DeviceOptions,
 
+    /// What convolutions multiply: float32, or on the tensor cores of a GPU tf32, float16 or bfloat16, rounded from
+    /// float32 and summed in it
+    #[arg(long, value_name = "P", default_value_t = Precision::Float32)]
+    precision: Precision,
+
     /// Side of the square the network sees, in pixels
     #[arg(long, value_name = "S", default_value = "448")]
     size: NonZeroUsize,
@@ -88,7 +94,10 @@ fn open_network(arguments: &Arguments) -> Result<Box<dyn WindowNetwork>> {
     if path.is_none() && !arguments.quiet {
         note(&format!("coronet: no --weights: using the {EMBEDDED_ORIGIN}"));
     }
-    let device = arguments.device.open(arguments.quiet)?;
+    let mut device = arguments.device.open(arguments.quiet)?;
+    if arguments.precision != Precision::Float32 {
+        device = device.with_precision(arguments.precision)?;
+    }
     let network = EngineNetwork::load(&weights, &*device, Size { width: side, height: side })?;
     Ok(Box::new(network.with_origin(path.map_or(EMBEDDED_ORIGIN.into(), Path::to_string_lossy))))
 }

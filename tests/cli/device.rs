@@ -44,6 +44,33 @@ fn a_clip_is_segmented_on_the_device_that_is_asked_for() {
     assert!(sentence.contains("GPU"), "{sentence}");
 }
 
+fn segment_in(place: &Place, device: &str, precision: &str) -> Command {
+    let input = clips::folder(place.at("clip"), &clips::frames(1));
+    let mut command = Command::new(CORONET);
+    command.env_remove("RUST_BACKTRACE").arg("segment").arg(input).arg("--weights").arg(place.weights(0));
+    command.arg("--out").arg(place.at("out")).args(["--size", "96", "--device", device, "--precision", precision]);
+    command
+}
+
+#[test]
+fn a_precision_that_the_device_lacks_is_refused() {
+    let place = Place::new();
+    let sentence = place.refusal(&mut segment_in(&place, "cpu", "float16"));
+    assert!(sentence.contains("multiplies in float32 only, not in float16"), "{sentence}");
+    let sentence = place.refusal(&mut segment_in(&place, "cpu", "fp8"));
+    assert!(sentence.contains("a precision is float32, tf32, float16 or bfloat16, not fp8"), "{sentence}");
+}
+
+#[cfg(feature = "emulator")]
+#[test]
+fn a_clip_is_segmented_with_tensor_cores_where_the_device_has_them() {
+    let place = Place::new();
+    let output = segment_in(&place, "emulated", "float16").arg("--json").output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let summary = String::from_utf8(output.stdout).unwrap();
+    assert!(summary.contains("emulated GPU (sm_80), one thread, products in float16"), "{summary}");
+}
+
 #[cfg(not(feature = "emulator"))]
 #[test]
 fn a_build_without_the_emulator_says_how_to_get_one() {

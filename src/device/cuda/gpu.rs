@@ -60,7 +60,7 @@ impl Gpu {
         let architecture = u32::try_from(10 * major + minor).unwrap_or(0);
         let (modules, functions) = (Vec::new(), HashMap::new());
         let mut gpu = Gpu { context, stream, modules, functions, name, architecture };
-        for fatbin in FATBINS.iter().filter(|fatbin| fatbin.needs <= gpu.architecture) {
+        for fatbin in FATBINS.iter().filter(|fatbin| fatbin.needs <= architecture) {
             gpu.load(fatbin)?;
         }
         Ok(gpu)

@@ -1,0 +1,167 @@
+//! What nvcc has made of the kernels: tensor cores and asynchronous copies where they are meant, nothing kept in memory
+//! that belongs in registers.
+#![cfg(feature = "cuda")]
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+
+/// One compiled file of `kernels/`.
+struct Fatbin {
+    file: &'static str,
+    needs: u32,
+    kernels: &'static [&'static str],
+    image: &'static [u8],
+}
+
+include!(concat!(env!("OUT_DIR"), "/fatbins.rs"));
+
+/// A tool of the CUDA toolkit: beside the nvcc that compiled the kernels.
+fn tool(name: &str) -> Option<PathBuf> {
+    let tool = Path::new(env!("CORONET_KERNELS_BY_NVCC")).with_file_name(name);
+    tool.is_file().then_some(tool)
+}
+
+/// A kernel's instructions by name, without operands: `HMMA.16816.F32`.
+struct Kernel {
+    architecture: u32,
+    name: String,
+    instructions: Vec<String>,
+}
+
+/// All machine code in a compiled file.
+fn disassembled(cuobjdump: &Path, image: &Path) -> Vec<Kernel> {
+    let output = Command::new(cuobjdump).arg("-sass").arg(image).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let mut kernels: Vec<Kernel> = Vec::new();
+    let mut architecture = 0;
+    for line in String::from_utf8(output.stdout).unwrap().lines().map(str::trim) {
+        if let Some(name) = line.strip_prefix("code for sm_") {
+            architecture = name.trim_end_matches(char::is_alphabetic).parse().unwrap();
+        } else if let Some(name) = line.strip_prefix("Function : ") {
+            kernels.push(Kernel { architecture, name: name.to_owned(), instructions: Vec::new() });
+        } else if let Some(instruction) = line.split("*/").nth(1).filter(|_| line.starts_with("/*")) {
+            // A guard such as `@!P0` stands before the name.
+            let name = instruction.split_whitespace().find(|word| !word.starts_with('@'));
+            let Some(kernel) = kernels.last_mut() else { continue };
+            kernel.instructions.extend(name.map(|name| name.trim_end_matches(';').to_owned()));
+        }
+    }
+    kernels
+}
+
+/// The kernels of the files of convolutions, for every architecture they were compiled for; read once, for it takes the
+/// disassembler a while. `None` where there is none.
+fn convolutions() -> Option<&'static [Kernel]> {
+    static KERNELS: OnceLock<Option<Vec<Kernel>>> = OnceLock::new();
+    let read = || {
+        let Some(cuobjdump) = tool("cuobjdump") else {
+            println!("skipped: there is no cuobjdump beside {}", env!("CORONET_KERNELS_BY_NVCC"));
+            return None;
+        };
+        let folder = tempfile::tempdir().unwrap();
+        let mut all = Vec::new();
+        for Fatbin { file, needs, kernels, image } in FATBINS.iter().filter(|fatbin| fatbin.file.starts_with("conv")) {
+            let path = folder.path().join(file);
+            std::fs::write(&path, image).unwrap();
+            let found = disassembled(&cuobjdump, &path);
+            for architecture in architectures().filter(|architecture| architecture >= needs) {
+                let of_it = found.iter().filter(|kernel| kernel.architecture == architecture);
+                let names: BTreeSet<&str> = of_it.map(|kernel| kernel.name.as_str()).collect();
+                assert_eq!(names, kernels.iter().copied().collect(), "{file} for sm_{architecture}");
+            }
+            all.extend(found);
+        }
+        Some(all)
+    };
+    KERNELS.get_or_init(read).as_deref()
+}
+
+/// The architectures that the kernels were compiled for.
+fn architectures() -> impl Iterator<Item = u32> {
+    env!("CORONET_KERNELS_FOR").split(", ").map(|name| name.trim_end_matches(char::is_alphabetic).parse().unwrap())
+}
+
+fn has(instructions: &[String], prefix: &str) -> bool {
+    instructions.iter().any(|name| name.starts_with(prefix))
+}
+
+/// Loads and stores of local memory: spilled registers, and arrays that are indexed at run time.
+fn is_local(name: &String) -> bool {
+    name.starts_with("LDL") || name.starts_with("STL")
+}
+
+/// What a kernel on tensor cores must consist of: its matrix product, and its matrix loads along or across the sum.
+fn tensor_instructions(architecture: u32, kernel: &str) -> Option<Vec<&'static str>> {
+    let product = match kernel {
+        name if name.contains("_tf32_") => "HMMA.1688.F32.TF32",
+        name if name.contains("_bfloat16_") => "HMMA.16816.F32.BF16",
+        name if name.contains("_float16_") => {
+            if architecture >= 80 {
+                "HMMA.16816.F32"
+            } else {
+                "HMMA.1688.F32"
+            }
+        }
+        _ => return None,
+    };
+    // The maps lie along the sum, and the filter only backwards; in a filter gradient both lie across it. Numbers of 32
+    // bits cannot be transposed by a matrix load.
+    let is_tf32 = product.ends_with("TF32");
+    let loads: &[&'static str] = match kernel {
+        name if name.starts_with("conv_filter_grad") => {
+            if is_tf32 {
+                &[]
+            } else {
+                &["LDSM.16.MT88"]
+            }
+        }
+        name if name.starts_with("conv_backward") || is_tf32 => &["LDSM.16.M88"],
+        _ => &["LDSM.16.M88", "LDSM.16.MT88"],
+    };
+    Some([&[product], loads].concat())
+}
+
+#[test]
+fn convolutions_use_tensor_cores_in_every_precision_but_float32() {
+    for Kernel { architecture, name, instructions } in convolutions().unwrap_or_default() {
+        match tensor_instructions(*architecture, name) {
+            None => assert!(!has(instructions, "HMMA"), "{name} for sm_{architecture} rounds its operands"),
+            Some(meant) => {
+                for instruction in meant {
+                    assert!(has(instructions, instruction), "{name} for sm_{architecture} has no {instruction}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn convolutions_copy_asynchronously_where_the_architecture_can() {
+    for Kernel { architecture, name, instructions } in convolutions().unwrap_or_default() {
+        let copies = name.starts_with("conv");
+        assert_eq!(has(instructions, "LDGSTS"), copies && *architecture >= 80, "{name} for sm_{architecture}");
+    }
+}
+
+#[test]
+fn convolutions_keep_nothing_in_memory_that_belongs_in_registers() {
+    for Kernel { architecture, name, instructions } in convolutions().unwrap_or_default() {
+        assert!(!instructions.iter().any(is_local), "{name} for sm_{architecture}");
+    }
+}
+
+#[test]
+fn a_kernel_that_keeps_an_array_in_memory_is_found() {
+    let Some(cuobjdump) = tool("cuobjdump") else { return println!("skipped: there is no cuobjdump") };
+    let folder = tempfile::tempdir().unwrap();
+    let (source, image) = (folder.path().join("keeps.cu"), folder.path().join("keeps.cubin"));
+    let body = "float s[16] = {}; for (int i = 0; i < n; i++) s[static_cast<int>(x[i]) % 16] += 1; x[0] = s[n % 16];";
+    std::fs::write(&source, format!("extern \"C\" __global__ void keeps(float* x, int n) {{ {body} }}")).unwrap();
+    let mut nvcc = Command::new(env!("CORONET_KERNELS_BY_NVCC"));
+    let architecture = architectures().last().unwrap();
+    nvcc.args(["-cubin", "-O3", &format!("-arch=sm_{architecture}"), "-o"]).arg(&image).arg(&source);
+    assert!(nvcc.status().unwrap().success());
+    assert!(disassembled(&cuobjdump, &image)[0].instructions.iter().any(is_local));
+}
