@@ -6,14 +6,17 @@
 mod driver;
 #[cfg(feature = "emulator")]
 mod emulated;
+mod frames;
 #[cfg(feature = "cuda")]
 mod gpu;
 mod memory;
 mod ops;
+mod resampling;
 
 pub use driver::{Address, Driver, Launch};
 #[cfg(feature = "emulator")]
 pub use emulated::{Copies, EmulatedDriver, Order, Schedule};
+pub use frames::{FramePipeline, GreySamples};
 #[cfg(feature = "cuda")]
 pub use gpu::Gpu;
 
