@@ -1,9 +1,9 @@
 // What surrounds the network: a grey frame becomes a float32 plane of its window, a probability an 8-bit mask.
 //
-// Both resize bilinearly as `media::BilinearResize` does, the triangle widened where an axis shrinks: first across, then
-// down, each number a weighted sum in float64 rounded to float32. The host computes the weights (`resampling.rs`):
-// `taps[i]` says which inputs output i reads, `weights[most * i + k]` is the weight of the k-th of them. Every product
-// and sum is rounded by itself and added in the order of the CPU's AVX2 code, so that the bits are the CPU's.
+// Both resize bilinearly as `media::BilinearResize` does, the triangle widened where an axis shrinks: first across,
+// then down, each number a weighted sum in float64 rounded to float32. The host computes the weights
+// (`resampling.rs`): `taps[i]` says which inputs output i reads, `weights[most * i + k]` is the weight of the k-th of
+// them. Every product and sum is rounded by itself, in the order of the CPU's AVX2 code, so the bits are the CPU's.
 
 #include "primitives.cuh"
 
@@ -30,7 +30,8 @@ __device__ __forceinline__ double add_product(double sum, float x, double weight
     return __dadd_rn(sum, __dmul_rn(static_cast<double>(x), weight));
 }
 
-/// sum over k of weights[k] read(k), in four sums as AVX2 has them: two left over go to the first two, one to the first.
+/// sum over k of weights[k] read(k), in four sums as AVX2 has them: of what is left over, two go to the first two and
+/// one to the first.
 template <class Read>
 __device__ __forceinline__ float sum_in_lanes(int count, const double* weights, Read read) {
     double a = 0, b = 0, c = 0, d = 0;

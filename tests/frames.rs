@@ -1,5 +1,5 @@
-//! Frame to tensor and probability to mask by the kernels, against the CPU's pipeline: on the emulated GPU under hostile
-//! schedules, and on a GPU where there is one.
+//! Frame to tensor and probability to mask by the kernels, against the CPU's pipeline: on the emulated GPU under
+//! hostile schedules, and on a GPU where there is one.
 #![cfg(any(feature = "cuda", feature = "emulator"))]
 
 use coronet::device::cuda::{Address, Driver, FramePipeline, GreySamples};
@@ -29,7 +29,7 @@ const SIZES: [(Size, Size); 12] = [
     (size(47, 31), size(48, 32)),
 ];
 
-/// The CPU adds in the kernels' order where it has AVX2; elsewhere float64 sums in another order are rounded to float32.
+/// The CPU adds in the kernels' order where it has AVX2; elsewhere it rounds float64 sums of another order to float32.
 fn same_order() -> bool {
     #[cfg(target_arch = "x86_64")]
     return std::arch::is_x86_feature_detected!("avx2");
