@@ -167,7 +167,7 @@ class GpuCheck(unittest.TestCase):
             self.assertEqual(self.status("verify"), ("passed", None))
 
     def test_the_gpu_and_its_clocks_are_recorded(self):
-        row = "NVIDIA X, GPU-1, 580.1, 9.0, 81559 MiB, P0, 35, 70 W, 700 W, 1980 MHz, 2619 MHz, 1980 MHz, 2619 MHz"
+        row = "NVIDIA X, 580.1, 9.0, 81559 MiB, P0, 35, 70 W, 700 W, 1980 MHz, 2619 MHz, 1980 MHz, 2619 MHz"
         self.program(self.path / "nvidia-smi", f"[ $# = 0 ] && echo '| CUDA Version: 13.0 |' || echo '{row}'")
         self.check("--stages", "machine,clocks")
         found = self.stages["machine"]["result"]

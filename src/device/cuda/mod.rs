@@ -16,9 +16,10 @@ mod resampling;
 pub use driver::{Address, Driver, Launch};
 #[cfg(feature = "emulator")]
 pub use emulated::{Copies, EmulatedDriver, Order, Schedule};
-pub use frames::{FramePipeline, GreySamples};
 #[cfg(feature = "cuda")]
 pub use gpu::Gpu;
+
+pub use frames::{FramePipeline, GreySamples};
 
 use super::isolation::{Isolation, UNWRITTEN};
 use super::layout::{self, Panel, padded};
