@@ -47,6 +47,17 @@ inline float __uint_as_float(uint32_t bits) {
     return x;
 }
 inline float rsqrtf(float x) { return 1.0f / sqrtf(x); }
+// Compilers may join a product and a sum to one rounding, but not across a volatile.
+inline float __fmul_rn(float a, float b) {
+    volatile float product = a * b;
+    return product;
+}
+inline double __dmul_rn(double a, double b) {
+    volatile double product = a * b;
+    return product;
+}
+inline float __fadd_rn(float a, float b) { return a + b; }
+inline double __dadd_rn(double a, double b) { return a + b; }
 template <class T>
 T __ldg(const T* from) {
     return *from;

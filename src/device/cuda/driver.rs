@@ -104,17 +104,35 @@ pub trait Driver: Send + Sync {
     /// It came from this driver's [`Driver::allocate`] and nothing uses it any more.
     unsafe fn release(&self, memory: Address);
 
-    /// Copies numbers to the device; they are there when this returns.
+    /// Copies bytes to the device; they are there when this returns.
     ///
     /// # Safety
     /// `to` has room for them in memory of this driver.
-    unsafe fn upload(&self, to: Address, numbers: &[f32]) -> Result<()>;
+    unsafe fn upload_bytes(&self, to: Address, bytes: &[u8]) -> Result<()>;
 
-    /// Copies numbers from the device, once all that was launched is done.
+    /// Copies bytes from the device, once all that was launched is done.
     ///
     /// # Safety
-    /// `from` holds as many numbers in memory of this driver.
-    unsafe fn download(&self, from: Address, numbers: &mut [f32]) -> Result<()>;
+    /// `from` holds as many bytes in memory of this driver.
+    unsafe fn download_bytes(&self, from: Address, bytes: &mut [u8]) -> Result<()>;
+
+    /// As [`Driver::upload_bytes`], of numbers.
+    ///
+    /// # Safety
+    /// As there.
+    unsafe fn upload(&self, to: Address, numbers: &[f32]) -> Result<()> {
+        // SAFETY: the caller's promise.
+        unsafe { self.upload_bytes(to, bytemuck::cast_slice(numbers)) }
+    }
+
+    /// As [`Driver::download_bytes`], of numbers.
+    ///
+    /// # Safety
+    /// As there.
+    unsafe fn download(&self, from: Address, numbers: &mut [f32]) -> Result<()> {
+        // SAFETY: the caller's promise.
+        unsafe { self.download_bytes(from, bytemuck::cast_slice_mut(numbers)) }
+    }
 
     /// Starts a kernel.
     ///

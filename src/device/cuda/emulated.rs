@@ -165,15 +165,15 @@ impl Driver for EmulatedDriver {
         unsafe { coronet_emulator_release(memory.0 as *mut c_void) }
     }
 
-    unsafe fn upload(&self, to: Address, numbers: &[f32]) -> Result<()> {
+    unsafe fn upload_bytes(&self, to: Address, bytes: &[u8]) -> Result<()> {
         // SAFETY: the caller's promise; addresses of the emulator are the host's.
-        unsafe { std::ptr::copy_nonoverlapping(numbers.as_ptr(), to.0 as *mut f32, numbers.len()) };
+        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), to.0 as *mut u8, bytes.len()) };
         Ok(())
     }
 
-    unsafe fn download(&self, from: Address, numbers: &mut [f32]) -> Result<()> {
+    unsafe fn download_bytes(&self, from: Address, bytes: &mut [u8]) -> Result<()> {
         // SAFETY: as above.
-        unsafe { std::ptr::copy_nonoverlapping(from.0 as *const f32, numbers.as_mut_ptr(), numbers.len()) };
+        unsafe { std::ptr::copy_nonoverlapping(from.0 as *const u8, bytes.as_mut_ptr(), bytes.len()) };
         Ok(())
     }
 

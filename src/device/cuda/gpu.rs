@@ -193,18 +193,18 @@ impl Driver for Gpu {
         }
     }
 
-    unsafe fn upload(&self, to: Address, numbers: &[f32]) -> Result<()> {
+    unsafe fn upload_bytes(&self, to: Address, bytes: &[u8]) -> Result<()> {
         self.bind()?;
-        // SAFETY: the caller's promise; the host's numbers are read before `synchronise` returns.
-        unsafe { result::memcpy_htod_async(to.0, numbers, self.stream.cu_stream()) }
+        // SAFETY: the caller's promise; the host's bytes are read before `synchronise` returns.
+        unsafe { result::memcpy_htod_async(to.0, bytes, self.stream.cu_stream()) }
             .map_err(failed("take numbers from the host"))?;
         self.synchronise()
     }
 
-    unsafe fn download(&self, from: Address, numbers: &mut [f32]) -> Result<()> {
+    unsafe fn download_bytes(&self, from: Address, bytes: &mut [u8]) -> Result<()> {
         self.bind()?;
         // SAFETY: as above.
-        unsafe { result::memcpy_dtoh_async(numbers, from.0, self.stream.cu_stream()) }
+        unsafe { result::memcpy_dtoh_async(bytes, from.0, self.stream.cu_stream()) }
             .map_err(failed("give numbers to the host"))?;
         self.synchronise()
     }

@@ -42,6 +42,23 @@ impl Memory {
         unsafe { self.driver.download(self.address(span), numbers) }
     }
 
+    /// Writes bytes from the first number on.
+    pub fn write_bytes(&self, bytes: &[u8]) -> Result<()> {
+        // SAFETY: `address` has checked the room.
+        unsafe { self.driver.upload_bytes(self.address(whole_numbers(bytes)), bytes) }
+    }
+
+    /// Reads bytes from the first number on.
+    pub fn read_bytes(&self, bytes: &mut [u8]) -> Result<()> {
+        // SAFETY: `address` has checked the room.
+        unsafe { self.driver.download_bytes(self.address(whole_numbers(bytes)), bytes) }
+    }
+
+    /// The address of the first number.
+    pub fn start(&self) -> Address {
+        self.start
+    }
+
     /// Writes the same number everywhere in a span.
     pub fn fill(&self, span: Span, number: f32) -> Result<()> {
         // A piece at a time, so that the host never holds a second arena.
@@ -53,6 +70,11 @@ impl Memory {
         }
         Ok(())
     }
+}
+
+/// The numbers at the start of a memory that bytes take.
+fn whole_numbers(bytes: &[u8]) -> Span {
+    Span { offset: 0, len: bytes.len().div_ceil(size_of::<f32>()) }
 }
 
 impl Drop for Memory {

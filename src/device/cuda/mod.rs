@@ -6,10 +6,12 @@
 mod driver;
 #[cfg(feature = "emulator")]
 mod emulated;
+mod frames;
 #[cfg(feature = "cuda")]
 mod gpu;
 mod memory;
 mod ops;
+mod resampling;
 
 pub use driver::{Address, Driver, Launch};
 #[cfg(feature = "emulator")]
@@ -17,6 +19,8 @@ pub use emulated::{Architecture, Copies, EmulatedDriver, Order, Schedule};
 #[cfg(feature = "cuda")]
 pub use gpu::Gpu;
 pub use ops::Tile;
+
+pub use frames::{FramePipeline, GreySamples};
 
 use super::isolation::{Isolation, UNWRITTEN};
 use super::layout::{self, Panel, padded};
