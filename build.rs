@@ -334,6 +334,8 @@ mod emulator {
         library.define("CORONET_ARCH", "80").flag("-fvisibility=hidden");
         if checked {
             library.flag("-fsanitize=thread,undefined").flag("-fno-sanitize=vptr,function");
+            // Findings name lines: they are found by the addresses that calls into the emulator return to.
+            library.flag("-gline-tables-only").flag("-fno-optimize-sibling-calls");
         }
         let (mut tables, mut names) = (String::new(), String::new());
         for file in files.iter().chain([&probes]) {

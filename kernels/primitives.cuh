@@ -62,12 +62,12 @@ __device__ __forceinline__ void cp_async_wait() {
     type* name = static_cast<type*>(   \
         emulator::Multiprocessor::current().static_shared(&name##_site, sizeof(type) * (count)))
 
-inline void cp_async16(void* shared, const void* global, bool valid) {
+__forceinline__ void cp_async16(void* shared, const void* global, bool valid) {
     emulator::Multiprocessor::current().copy_async(shared, global, 16, valid ? 16 : 0);
 }
-inline void cp_async_commit() { emulator::Multiprocessor::current().commit_copies(); }
+__forceinline__ void cp_async_commit() { emulator::Multiprocessor::current().commit_copies(); }
 template <int pending>
-void cp_async_wait() {
+__forceinline__ void cp_async_wait() {
     emulator::Multiprocessor::current().wait_copies(pending);
 }
 

@@ -3,12 +3,18 @@
 #include "multiprocessor.h"
 
 #include <algorithm>
-#include <cstdarg>
 #include <cstdio>
 #include <cstring>
 #include <exception>
 #include <map>
 #include <numeric>
+
+// Where the kernel has called the function that this stands in.
+#ifdef CORONET_CHECKED
+#define CALLER __builtin_return_address(0)
+#else
+#define CALLER nullptr
+#endif
 
 namespace emulator {
 
@@ -124,6 +130,7 @@ void Multiprocessor::start_block() {
         thread.stack_pointer = stacks_.prepare(i, enter_thread);
         thread.index = position(i, launch_->block);
         thread.waits_at = "the start";
+        thread.waits_from = nullptr;
         thread.ended = false;
         thread.copies.clear();
         thread.groups.clear();
@@ -156,10 +163,12 @@ void Multiprocessor::enter_thread() {
     try {
         self.launch_->entry(self.launch_->arguments);
     } catch (const std::exception& error) {
-        self.fail("the emulator failed: %s", error.what());
+        self.fail_at(nullptr, "the emulator failed: %s", error.what());
     }
     Thread& thread = self.threads_[self.running_];
-    if (!thread.copies.empty()) self.fail("the kernel ended with asynchronous copies that it never waited for");
+    if (!thread.copies.empty()) {
+        self.fail_at(thread.copies[0].site, "the kernel ended with asynchronous copies that it never waited for");
+    }
     thread.ended = true;
     self.alive_--;
     if (self.at_barrier_ > 0) self.report_deadlock();
@@ -196,13 +205,16 @@ void Multiprocessor::resume_next() {
 
 void Multiprocessor::wait_at(const char* what) {
     threads_[running_].waits_at = what;
+    threads_[running_].waits_from = called_from_;
     resume_next();
 }
 
 void Multiprocessor::barrier() {
+    called_from_ = CALLER;
     if (++at_barrier_ < threads_.size()) {
         if (alive_ < threads_.size()) {
             threads_[running_].waits_at = "__syncthreads";
+            threads_[running_].waits_from = called_from_;
             report_deadlock();
         }
         wait_at("__syncthreads");
@@ -214,6 +226,7 @@ void Multiprocessor::barrier() {
 }
 
 void Multiprocessor::collective(const char* name, unsigned mask, void* mine, Collective perform) {
+    called_from_ = CALLER;
     unsigned warp = here.linear / WARP, lane = here.lane();
     if (!(mask >> lane & 1)) fail("%s: lane %u calls with mask %08x, which it is not in", name, lane, mask);
     size_t index = 0;
@@ -242,27 +255,38 @@ void Multiprocessor::collective(const char* name, unsigned mask, void* mine, Col
     }
 }
 
-void Multiprocessor::note_access(const void* address, size_t bytes, bool writes) {
+void Multiprocessor::note_access(const void* address, size_t bytes, bool writes, Site site) {
     // The launcher, too, reads arguments through instrumented code.
     if (launch_ == nullptr) return;
     size_t length = 0;
     {
-        std::string problem = races_.access(address, bytes, writes, here.linear, allocations_);
+        std::string problem = races_.access(address, bytes, writes, here.linear, site, allocations_);
         length = problem.copy(race_, sizeof race_ - 1);
     }
     race_[length] = 0;
-    if (length > 0) fail("%s", race_);
+    if (length > 0) fail_at(site, "%s", race_);
 }
 
 // ---- what goes wrong -----------------------------------------------------------------------------------------------
 
 void Multiprocessor::fail(const char* format, ...) {
-    char text[400];
     va_list values;
     va_start(values, format);
+    stop(called_from_, format, values);
+}
+
+void Multiprocessor::fail_at(Site site, const char* format, ...) {
+    va_list values;
+    va_start(values, format);
+    stop(site, format, values);
+}
+
+void Multiprocessor::stop(Site site, const char* format, va_list values) {
+    char text[400];
     vsnprintf(text, sizeof text, format, values);
-    va_end(values);
-    problem_ = place() + text;
+    problem_ = place();
+    if (site != nullptr) problem_ += marked(site) + ": ";
+    problem_ += text;
     abandon_block();
 }
 
@@ -284,7 +308,10 @@ std::string Multiprocessor::place() const {
 void Multiprocessor::report_deadlock() {
     {
         std::map<std::string, unsigned> places;
-        for (const Thread& thread : threads_) places[thread.ended ? "" : thread.waits_at]++;
+        for (const Thread& thread : threads_) {
+            std::string from = thread.waits_from != nullptr ? " at " + marked(thread.waits_from) : "";
+            places[thread.ended ? "" : thread.waits_at + from]++;
+        }
         problem_ = place() + "the block can never go on: ";
         for (const auto& [waits_at, threads] : places) {
             problem_ += &waits_at == &places.begin()->first ? "" : ", ";
@@ -297,6 +324,7 @@ void Multiprocessor::report_deadlock() {
 // ---- shared memory and asynchronous copies -------------------------------------------------------------------------
 
 void* Multiprocessor::static_shared(const void* site, size_t bytes) {
+    called_from_ = CALLER;
     for (const SharedArray& array : arrays_) {
         if (array.site == site) return shared_.data() + array.offset;
     }
@@ -313,6 +341,7 @@ void* Multiprocessor::static_shared(const void* site, size_t bytes) {
 }
 
 void Multiprocessor::copy_async(void* to, const void* from, unsigned bytes, unsigned source_bytes) {
+    called_from_ = CALLER;
     auto target = static_cast<unsigned char*>(to);
     auto shared_end = shared_.data() + shared_end_, shared_start = shared_.data() + shared_start_;
     if ((reinterpret_cast<uintptr_t>(to) | reinterpret_cast<uintptr_t>(from)) % bytes != 0) {
@@ -327,10 +356,10 @@ void Multiprocessor::copy_async(void* to, const void* from, unsigned bytes, unsi
         fail("an asynchronous copy reads %u bytes where %zu are left of the allocation", source_bytes, left);
     }
     Copies when = launch_->schedule.copies;
-    Copy copy{to, from, bytes, source_bytes, false};
+    Copy copy{to, from, bytes, source_bytes, called_from_, false};
     if (DETECTS_RACES) {
-        note_access(to, bytes, true);
-        note_access(from, source_bytes, false);
+        note_access(to, bytes, true, copy.site);
+        note_access(from, source_bytes, false, copy.site);
     }
     if (when == Copies::AtOnce || (when == Copies::Random && random() % 2 == 0)) {
         perform(copy);
@@ -359,7 +388,7 @@ void Multiprocessor::wait_copies(size_t pending) {
 
 void Multiprocessor::perform(const Copy& copy) {
     // From the wait on the copy counts as the thread's own; before, it may happen at any time.
-    if (DETECTS_RACES) note_access(copy.to, copy.bytes, true);
+    if (DETECTS_RACES) note_access(copy.to, copy.bytes, true, copy.site);
     if (copy.is_done) return;
     auto target = static_cast<unsigned char*>(copy.to);
     if (copy.source_bytes > 0) memcpy(target, copy.from, copy.source_bytes);

@@ -9,6 +9,7 @@
 #include "memory.h"
 #include "races.h"
 
+#include <cstdarg>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -98,16 +99,21 @@ public:
     void wait_copies(size_t pending);
 
     /// Hears of a load or store of the running thread, when races are looked for.
-    void note_access(const void* address, size_t bytes, bool writes);
+    void note_access(const void* address, size_t bytes, bool writes, Site site);
 
-    /// Ends the launch with this sentence.
+    /// Ends the launch with this sentence, about the running thread's last call.
     [[noreturn]] void fail(const char* format, ...) __attribute__((format(printf, 2, 3)));
+
+    /// The same about another place; null where the sentence itself names it.
+    [[noreturn]] void fail_at(Site site, const char* format, ...) __attribute__((format(printf, 3, 4)));
 
 private:
     struct Copy {
         void* to;
         const void* from;
         unsigned bytes, source_bytes;
+        /// Where it was issued.
+        Site site;
         /// It has happened already, but must still be waited for.
         bool is_done;
     };
@@ -116,6 +122,7 @@ private:
         void* stack_pointer = nullptr;
         uint3 index{};
         const char* waits_at = nullptr;
+        Site waits_from = nullptr;
         bool ended = false;
         /// Copies not yet performed, oldest first, and where each committed group ends.
         std::vector<Copy> copies;
@@ -146,6 +153,7 @@ private:
     void resume_next();
     void wait_at(const char* what);
     std::string place() const;
+    [[noreturn]] void stop(Site site, const char* format, va_list values);
     [[noreturn]] void report_deadlock();
     [[noreturn]] void abandon_block();
     void perform(const Copy& copy);
@@ -156,6 +164,8 @@ private:
     Stacks stacks_;
     void* launcher_ = nullptr;
     std::vector<Thread> threads_;
+    /// Where the running thread has called last.
+    Site called_from_ = nullptr;
     unsigned running_ = 0, alive_ = 0, at_barrier_ = 0;
     std::vector<unsigned> ready_;
     std::vector<Meeting> meetings_;

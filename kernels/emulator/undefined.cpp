@@ -18,7 +18,7 @@ struct Location {
 [[noreturn]] void stop(const Location* location, const char* what) {
     const char* slash = strrchr(location->file, '/');
     const char* file = slash != nullptr ? slash + 1 : location->file;
-    emulator::Multiprocessor::current().fail("%s:%u:%u: %s", file, location->line, location->column, what);
+    emulator::Multiprocessor::current().fail_at(nullptr, "%s:%u:%u: %s", file, location->line, location->column, what);
 }
 
 }  // namespace

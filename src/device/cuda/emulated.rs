@@ -113,6 +113,36 @@ fn kernels_of(mut kernel: *const Kernel) -> Vec<(&'static str, &'static Kernel)>
     }
 }
 
+/// A sentence of the emulator in which each `{0x1234}` is replaced by its place in the source.
+fn with_lines(sentence: &str) -> String {
+    let mut parts = sentence.split("{0x");
+    let mut text = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let address =
+            part.split_once('}').and_then(|(digits, rest)| Some((usize::from_str_radix(digits, 16).ok()?, rest)));
+        match address {
+            Some((address, rest)) => text.extend([&line_of(address), rest]),
+            None => text.extend(["{0x", part]),
+        }
+    }
+    text
+}
+
+/// Where in `kernels/` the call that returns to `address` stands: `conv.cu:88 from conv.cu:169`, and so on outwards for
+/// as long as functions are inlined. Primitives and the emulator are left out: who uses them is what matters.
+fn line_of(address: usize) -> String {
+    let mut lines = Vec::new();
+    backtrace::resolve(address as *mut c_void, |symbol| {
+        let Some((path, line)) = symbol.filename().zip(symbol.lineno()) else { return };
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let is_kernel = name.ends_with(".cu") || name.ends_with(".cuh");
+        if is_kernel && name != "primitives.cuh" {
+            lines.push(format!("{name}:{line}"));
+        }
+    });
+    if lines.is_empty() { "a line that this build does not know".into() } else { lines.join(" from ") }
+}
+
 impl Driver for EmulatedDriver {
     fn describe(&self) -> String {
         "emulated GPU (sm_80), one thread".into()
@@ -152,7 +182,7 @@ impl Driver for EmulatedDriver {
         let Some(kernel) = self.kernels.get(launch.kernel) else {
             return Err(Error::Device(format!("there is no kernel {}", launch.kernel)));
         };
-        let mut problem = [0u8; 600];
+        let mut problem = [0u8; 1000];
         let status = launch.with_pointers(|arguments| {
             // SAFETY: the arguments are the caller's promise; the rest lives until the call returns.
             unsafe {
@@ -172,7 +202,7 @@ impl Driver for EmulatedDriver {
             return Ok(());
         }
         let sentence = CStr::from_bytes_until_nul(&problem).map(CStr::to_string_lossy).unwrap_or_default();
-        Err(Error::Device(sentence.into_owned()))
+        Err(Error::Device(with_lines(&sentence)))
     }
 
     fn synchronise(&self) -> Result<()> {
