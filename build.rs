@@ -309,7 +309,15 @@ mod emulator {
         }
         compile_kernels(files, out, checked)?;
         let mut runtime = cpp(checked);
-        for part in ["fiber.cpp", "memory.cpp", "multiprocessor.cpp", "races.cpp", "undefined.cpp", "interface.cpp"] {
+        for part in [
+            "fiber.cpp",
+            "memory.cpp",
+            "multiprocessor.cpp",
+            "races.cpp",
+            "traffic.cpp",
+            "undefined.cpp",
+            "interface.cpp",
+        ] {
             runtime.file(Path::new("kernels/emulator").join(part));
         }
         runtime.try_compile("coronet_emulator").map_err(|e| format!("the emulator does not compile: {e}"))?;
@@ -336,6 +344,10 @@ mod emulator {
             library.flag("-fsanitize=thread,undefined").flag("-fno-sanitize=vptr,function");
             // Findings name lines: they are found by the addresses that calls into the emulator return to.
             library.flag("-gline-tables-only").flag("-fno-optimize-sibling-calls");
+            // An access of the source is one access here, so that requests are counted as a GPU makes them: what nvcc
+            // would not merge stays apart, and a load before a store to the same place is announced as well.
+            library.flag("-fno-vectorize").flag("-fno-slp-vectorize");
+            library.flag("-mllvm").flag("-tsan-instrument-read-before-write");
         }
         let (mut tables, mut names) = (String::new(), String::new());
         for file in files.iter().chain([&probes]) {
@@ -347,9 +359,22 @@ mod emulator {
             writeln!(names, "    &raw const {symbol},")?;
         }
         library.try_compile("coronet_emulated").map_err(|e| format!("the kernels do not compile for the host: {e}"))?;
+        if checked {
+            announce_copies(&out.join("libcoronet_emulated.a"))?;
+        }
         let list = format!("{tables}fn tables() -> [*const Kernel; {}] {{ [\n{names}] }}\n", files.len() + 1);
         fs::write(out.join("emulated.rs"), list)?;
         Ok(())
+    }
+
+    /// clang announces loads and stores but no copies of structs: those go to functions of the emulator.
+    fn announce_copies(library: &Path) -> Result<()> {
+        let mut objcopy = Command::new("objcopy");
+        for name in ["memcpy", "memmove", "memset"] {
+            objcopy.arg(format!("--redefine-sym={name}=coronet_checked_{name}"));
+        }
+        let status = objcopy.arg(library).status().map_err(|problem| format!("cannot run objcopy: {problem}"))?;
+        if status.success() { Ok(()) } else { Err(format!("objcopy {status}: {}", library.display()).into()) }
     }
 
     /// The file itself and, after it, its list of kernels.

@@ -19,9 +19,14 @@
 struct alignas(8) float2 {
     float x, y;
 };
+#ifdef CORONET_CHECKED
+// clang's vectors: four numbers are read and written at once, as on a GPU, not one by one or by memcpy.
+using float4 = float __attribute__((ext_vector_type(4)));
+#else
 struct alignas(16) float4 {
     float x, y, z, w;
 };
+#endif
 inline float2 make_float2(float x, float y) { return {x, y}; }
 inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
 

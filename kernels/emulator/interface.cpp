@@ -9,10 +9,10 @@
 
 extern "C" {
 
-/// Sizes are x, y, z. Returns 0, or 1 with a sentence in `problem`.
+/// Sizes are x, y, z; `traffic` may be null. Returns 0, or 1 with a sentence in `problem`.
 int coronet_emulator_launch(const emulator::Kernel* kernel, const unsigned* grid, const unsigned* block,
                             size_t shared_bytes, void* const* arguments, const emulator::Schedule* schedule,
-                            char* problem, size_t capacity) {
+                            emulator::Traffic* traffic, char* problem, size_t capacity) {
     try {
         emulator::Launch launch{kernel->name,
                                 kernel->entry,
@@ -21,7 +21,8 @@ int coronet_emulator_launch(const emulator::Kernel* kernel, const unsigned* grid
                                 {grid[0], grid[1], grid[2]},
                                 {block[0], block[1], block[2]},
                                 shared_bytes,
-                                *schedule};
+                                *schedule,
+                                traffic};
         std::string sentence = emulator::Multiprocessor::current().run(launch);
         snprintf(problem, capacity, "%s", sentence.c_str());
         return sentence.empty() ? 0 : 1;

@@ -65,6 +65,7 @@ std::string Multiprocessor::run(const Launch& launch) {
     here.grid_size = launch.grid;
     allocations_.refresh();
     if (DETECTS_RACES) races_.start_launch();
+    traffic_.start_launch(DETECTS_RACES ? launch.traffic : nullptr);
     for (uint64_t block : block_order()) {
         here.block = position(block, launch.grid);
         start_block();
@@ -120,6 +121,7 @@ void Multiprocessor::start_block() {
     shared_end_ = shared_start_ + launch_->shared_bytes;
     memset(shared_.data() + shared_start_, POISON_BYTE, launch_->shared_bytes);
     if (DETECTS_RACES) races_.start_block(shared_.data() + shared_start_, shared_.size() - shared_start_);
+    if (traffic_.counts()) traffic_.start_block();
     arrays_.clear();
     meetings_.clear();
     ready_.clear();
@@ -140,6 +142,7 @@ void Multiprocessor::start_block() {
 
 /// Finds what a block may leave behind that it should not.
 void Multiprocessor::finish_block() {
+    if (traffic_.counts()) traffic_.finish_block();
     auto untouched = [&](size_t from, size_t to) {
         auto is_guard = [](unsigned char byte) { return byte == GUARD_BYTE; };
         return std::all_of(shared_.begin() + ptrdiff_t(from), shared_.begin() + ptrdiff_t(to), is_guard);
@@ -222,6 +225,7 @@ void Multiprocessor::barrier() {
     }
     at_barrier_ = 0;
     if (DETECTS_RACES) races_.pass_barrier();
+    if (traffic_.counts()) traffic_.finish_block();
     wake(0, alive_, running_);
 }
 
@@ -248,6 +252,7 @@ void Multiprocessor::collective(const char* name, unsigned mask, void* mine, Col
     } else if (DETECTS_RACES && mask == WHOLE_WARP) {
         races_.pass_warp_barrier(warp);
     }
+    if (traffic_.counts() && mask == WHOLE_WARP) traffic_.finish_warp(warp);
     meetings_.erase(meetings_.begin() + ptrdiff_t(index));
     if (mask == WHOLE_WARP) return wake(warp * WARP, WARP, running_);
     for (unsigned other = 0; other < WARP; other++) {
@@ -258,6 +263,19 @@ void Multiprocessor::collective(const char* name, unsigned mask, void* mine, Col
 void Multiprocessor::note_access(const void* address, size_t bytes, bool writes, Site site) {
     // The launcher, too, reads arguments through instrumented code.
     if (launch_ == nullptr) return;
+    if (traffic_.counts()) count_access(address, bytes, site);
+    check_access(address, bytes, writes, site);
+}
+
+void Multiprocessor::count_access(const void* address, size_t bytes, Site site) {
+    auto at = static_cast<const unsigned char*>(address);
+    bool is_shared = at >= shared_.data() && at < shared_.data() + shared_.size();
+    // What remains is the thread's own: its stack, its arguments.
+    if (bytes == 0 || (!is_shared && allocations_.find(address) == nullptr)) return;
+    traffic_.access(site, is_shared ? Space::Shared : Space::Global, address, bytes, here.linear);
+}
+
+void Multiprocessor::check_access(const void* address, size_t bytes, bool writes, Site site) {
     size_t length = 0;
     {
         std::string problem = races_.access(address, bytes, writes, here.linear, site, allocations_);
@@ -388,7 +406,7 @@ void Multiprocessor::wait_copies(size_t pending) {
 
 void Multiprocessor::perform(const Copy& copy) {
     // From the wait on the copy counts as the thread's own; before, it may happen at any time.
-    if (DETECTS_RACES) note_access(copy.to, copy.bytes, true, copy.site);
+    if (DETECTS_RACES) check_access(copy.to, copy.bytes, true, copy.site);
     if (copy.is_done) return;
     auto target = static_cast<unsigned char*>(copy.to);
     if (copy.source_bytes > 0) memcpy(target, copy.from, copy.source_bytes);

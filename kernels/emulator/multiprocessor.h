@@ -8,6 +8,7 @@
 #include "fiber.h"
 #include "memory.h"
 #include "races.h"
+#include "traffic.h"
 
 #include <cstdarg>
 #include <cstdint>
@@ -61,6 +62,8 @@ struct Launch {
     dim3 grid, block;
     size_t shared_bytes;
     Schedule schedule;
+    /// What the checked build adds its counts to; may be null.
+    Traffic* traffic;
 };
 
 /// What the last lane to reach a collective does for all: `lanes` holds what each lane of `mask` brought.
@@ -98,7 +101,7 @@ public:
     /// Waits until at most `pending` of the thread's groups are unfinished.
     void wait_copies(size_t pending);
 
-    /// Hears of a load or store of the running thread, when races are looked for.
+    /// Hears of a load or store of the running thread, in the checked build.
     void note_access(const void* address, size_t bytes, bool writes, Site site);
 
     /// Ends the launch with this sentence, about the running thread's last call.
@@ -157,6 +160,8 @@ private:
     [[noreturn]] void report_deadlock();
     [[noreturn]] void abandon_block();
     void perform(const Copy& copy);
+    void check_access(const void* address, size_t bytes, bool writes, Site site);
+    void count_access(const void* address, size_t bytes, Site site);
     uint64_t random();
 
     const Launch* launch_ = nullptr;
@@ -175,6 +180,7 @@ private:
     uint64_t random_state_ = 0;
     Allocations allocations_;
     Races races_;
+    TrafficCounter traffic_;
     /// A sentence that outlives the frames that `fail` leaves behind.
     char race_[300] = {};
 };

@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <cstring>
 
 namespace emulator {
 
@@ -112,29 +113,55 @@ void announce_aligned(const void* address, size_t bytes, bool writes, Site site)
     announce(address, bytes, writes, site);
 }
 
+/// A GPU moves what is not known to be aligned, such as structs of numbers, number by number.
+void announce_words(const void* address, size_t bytes, bool writes, Site site) {
+    auto start = static_cast<const unsigned char*>(address);
+    for (size_t at = 0; at < bytes; at += 4) announce(start + at, std::min(bytes - at, size_t(4)), writes, site);
+}
+
 }  // namespace
 
 // clang calls the first two where it takes the address to be aligned to the access, up to 8 bytes.
 #define HOOK(name, announced, bytes, writes) \
     void __tsan_##name##bytes(void* address) { announced(address, bytes, writes, __builtin_return_address(0)); }
-#define HOOKS(bytes)                                \
-    HOOK(read, announce_aligned, bytes, false)      \
-    HOOK(write, announce_aligned, bytes, true)      \
-    HOOK(unaligned_read, announce, bytes, false)    \
-    HOOK(unaligned_write, announce, bytes, true)
+#define HOOKS(bytes)                                   \
+    HOOK(read, announce_aligned, bytes, false)         \
+    HOOK(write, announce_aligned, bytes, true)         \
+    HOOK(unaligned_read, announce_words, bytes, false) \
+    HOOK(unaligned_write, announce_words, bytes, true)
 
 extern "C" {
 
 void __tsan_init() {}
 void __tsan_func_entry(void*) {}
 void __tsan_func_exit() {}
-void __tsan_read_range(void* address, unsigned long bytes) { announce(address, bytes, false, __builtin_return_address(0)); }
-void __tsan_write_range(void* address, unsigned long bytes) { announce(address, bytes, true, __builtin_return_address(0)); }
+void __tsan_read_range(void* address, unsigned long bytes) {
+    announce_words(address, bytes, false, __builtin_return_address(0));
+}
+void __tsan_write_range(void* address, unsigned long bytes) {
+    announce_words(address, bytes, true, __builtin_return_address(0));
+}
 HOOKS(1)
 HOOKS(2)
 HOOKS(4)
 HOOKS(8)
 HOOKS(16)
+
+// What structs are copied and filled with in kernels: build.rs gives their memcpy, memmove and memset these names.
+void* coronet_checked_memcpy(void* to, const void* from, size_t bytes) {
+    announce_words(from, bytes, false, __builtin_return_address(0));
+    announce_words(to, bytes, true, __builtin_return_address(0));
+    return memcpy(to, from, bytes);
+}
+void* coronet_checked_memmove(void* to, const void* from, size_t bytes) {
+    announce_words(from, bytes, false, __builtin_return_address(0));
+    announce_words(to, bytes, true, __builtin_return_address(0));
+    return memmove(to, from, bytes);
+}
+void* coronet_checked_memset(void* to, int byte, size_t bytes) {
+    announce_words(to, bytes, true, __builtin_return_address(0));
+    return memset(to, byte, bytes);
+}
 
 }  // extern "C"
 

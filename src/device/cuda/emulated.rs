@@ -4,8 +4,9 @@
 
 use super::driver::{Address, Driver, Launch};
 use crate::error::{Error, Result};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 include!(concat!(env!("OUT_DIR"), "/emulated.rs"));
@@ -63,6 +64,43 @@ impl Schedule {
     ];
 }
 
+/// What launches of a kernel have asked of memory, counted as a GPU would serve it: by requests, each the accesses of one
+/// instruction by the lanes of a warp.
+///
+/// Exact about what the emulator's compiler has made of the kernel. nvcc may merge, split, hoist or repeat loads in its
+/// own way; accesses of whole structs other than `float4` may be counted number by number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[repr(C)]
+pub struct Traffic {
+    /// Launches counted.
+    pub launches: u64,
+    /// Requests to shared memory. Asynchronous copies are among them, and among the global ones.
+    pub shared_requests: u64,
+    /// The times that shared memory's 32 banks of 4 bytes have answered. A request for up to 4 bytes a lane takes one
+    /// without conflicts, one for 8 bytes two, one for 16 bytes four, less where quarters of the warp take no part.
+    pub shared_wavefronts: u64,
+    /// The wavefronts that were needed only because lanes wanted different words of a bank.
+    pub bank_conflicts: u64,
+    /// Requests to global memory.
+    pub global_requests: u64,
+    /// Bytes that lanes have asked for, or written.
+    pub global_bytes: u64,
+    /// Sectors of 32 bytes that the requests have touched, each once a request.
+    pub global_sectors: u64,
+}
+
+impl Traffic {
+    /// Bank conflicts per request to shared memory; 0 where there are none of either.
+    pub fn conflicts_per_request(&self) -> f64 {
+        self.bank_conflicts as f64 / self.shared_requests.max(1) as f64
+    }
+
+    /// Bytes of sectors per byte asked for: 1 where lanes use all they move and share none, less where they share.
+    pub fn bytes_per_byte(&self) -> f64 {
+        (self.global_sectors * 32) as f64 / self.global_bytes.max(1) as f64
+    }
+}
+
 unsafe extern "C" {
     fn coronet_emulator_launch(
         kernel: *const Kernel,
@@ -71,6 +109,7 @@ unsafe extern "C" {
         shared_bytes: usize,
         arguments: *const *mut c_void,
         schedule: *const Schedule,
+        traffic: *mut Traffic,
         problem: *mut c_char,
         capacity: usize,
     ) -> c_int;
@@ -78,10 +117,12 @@ unsafe extern "C" {
     fn coronet_emulator_release(memory: *mut c_void);
 }
 
-/// Runs kernels on the calling thread, under one schedule.
+/// Runs kernels on the calling thread, under one schedule. Clones count into the same [`Traffic`].
+#[derive(Clone)]
 pub struct EmulatedDriver {
     kernels: HashMap<&'static str, &'static Kernel>,
     schedule: Schedule,
+    traffic: Option<Arc<Mutex<BTreeMap<&'static str, Traffic>>>>,
 }
 
 // SAFETY: the lists are constants; the emulator keeps what it needs for a launch by thread.
@@ -91,7 +132,19 @@ unsafe impl Sync for EmulatedDriver {}
 impl EmulatedDriver {
     /// A driver for all kernels, and the probes that its own tests launch.
     pub fn new(schedule: Schedule) -> EmulatedDriver {
-        EmulatedDriver { kernels: tables().into_iter().flat_map(kernels_of).collect(), schedule }
+        EmulatedDriver { kernels: tables().into_iter().flat_map(kernels_of).collect(), schedule, traffic: None }
+    }
+
+    /// The same, counting what kernels ask of memory. Only the checked build counts.
+    pub fn counting(schedule: Schedule) -> EmulatedDriver {
+        EmulatedDriver { traffic: Some(Arc::default()), ..EmulatedDriver::new(schedule) }
+    }
+
+    /// What has been counted so far, by kernel.
+    pub fn traffic(&self) -> BTreeMap<&'static str, Traffic> {
+        let counts =
+            self.traffic.as_ref().map(|traffic| traffic.lock().unwrap_or_else(PoisonError::into_inner).clone());
+        counts.unwrap_or_default()
     }
 }
 
@@ -183,6 +236,9 @@ impl Driver for EmulatedDriver {
             return Err(Error::Device(format!("there is no kernel {}", launch.kernel)));
         };
         let mut problem = [0u8; 1000];
+        let mut counts = self.traffic.as_ref().map(|traffic| traffic.lock().unwrap_or_else(PoisonError::into_inner));
+        let counts = counts.as_mut().map(|counts| counts.entry(launch.kernel).or_default());
+        let traffic = counts.map_or(std::ptr::null_mut(), std::ptr::from_mut);
         let status = launch.with_pointers(|arguments| {
             // SAFETY: the arguments are the caller's promise; the rest lives until the call returns.
             unsafe {
@@ -193,6 +249,7 @@ impl Driver for EmulatedDriver {
                     launch.shared_bytes as usize,
                     arguments.as_ptr(),
                     &self.schedule,
+                    traffic,
                     problem.as_mut_ptr().cast(),
                     problem.len(),
                 )

@@ -13,7 +13,7 @@ mod ops;
 
 pub use driver::{Address, Driver, Launch};
 #[cfg(feature = "emulator")]
-pub use emulated::{Copies, EmulatedDriver, Order, Schedule};
+pub use emulated::{Copies, EmulatedDriver, Order, Schedule, Traffic};
 #[cfg(feature = "cuda")]
 pub use gpu::Gpu;
 
