@@ -18,7 +18,7 @@ type Result<T, E = Box<dyn Error>> = std::result::Result<T, E>;
 
 fn main() -> ExitCode {
     println!("cargo::rerun-if-changed=build.rs");
-    println!("cargo::rustc-check-cfg=cfg(coronet_checked)");
+    println!("cargo::rustc-check-cfg=cfg(coronet_checked, coronet_address)");
     let asked = |feature: &str| env::var_os(format!("CARGO_FEATURE_{feature}")).is_some();
     let built = build(asked("CUDA"), asked("EMULATOR"));
     match built {
@@ -292,23 +292,40 @@ mod emulator {
     /// Kernels that do wrong on purpose, for the emulator's own tests; nvcc never sees them.
     const PROBES: &str = "kernels/emulator/probes.cu";
 
+    /// What the compiler adds to the kernels.
+    #[derive(Clone, Copy, PartialEq, Eq)]
+    enum Checks {
+        None,
+        /// Announcements of every access, to the race detector and the counters.
+        Accesses,
+        /// AddressSanitizer, in the emulator too.
+        Addresses,
+    }
+
     /// Compiles kernels and emulator into static libraries, and writes `emulated.rs`, the list of the kernel lists.
     ///
-    /// With `CORONET_EMULATOR=checked` clang instruments the kernels for the race detector and for undefined behaviour.
+    /// With `CORONET_EMULATOR=checked` clang instruments the kernels for the race detector and for undefined behaviour,
+    /// with `address` the C++ compiler does, gcc, for AddressSanitizer and undefined behaviour.
     pub fn compile(files: &[KernelFile], out: &Path) -> Result<()> {
         println!("cargo::rerun-if-env-changed=CORONET_EMULATOR");
-        let checked = match env::var("CORONET_EMULATOR").as_deref() {
-            Ok("checked") => true,
-            Ok(other) if !other.is_empty() => {
-                return Err(format!("CORONET_EMULATOR is `{other}`, not `checked`").into());
+        let checks = match env::var("CORONET_EMULATOR").as_deref() {
+            Ok("") | Err(_) => Checks::None,
+            Ok("checked") => Checks::Accesses,
+            Ok("address") => Checks::Addresses,
+            Ok(other) => {
+                return Err(format!("CORONET_EMULATOR is `{other}`, neither `checked` nor `address`").into());
             }
-            _ => false,
         };
-        if checked {
-            println!("cargo::rustc-cfg=coronet_checked");
+        match checks {
+            Checks::None => {}
+            Checks::Accesses => println!("cargo::rustc-cfg=coronet_checked"),
+            Checks::Addresses => {
+                println!("cargo::rustc-cfg=coronet_address");
+                link_address_sanitizer()?;
+            }
         }
-        compile_kernels(files, out, checked)?;
-        let mut runtime = cpp(checked);
+        compile_kernels(files, out, checks)?;
+        let mut runtime = cpp(checks);
         for part in [
             "fiber.cpp",
             "memory.cpp",
@@ -324,23 +341,32 @@ mod emulator {
         compile_switch()
     }
 
-    fn cpp(checked: bool) -> cc::Build {
+    fn cpp(checks: Checks) -> cc::Build {
         let mut library = cc::Build::new();
         library.cpp(true).std("c++17").include("kernels").opt_level(3).warnings(true);
-        if checked {
-            library.compiler("clang++").define("CORONET_CHECKED", None);
+        match checks {
+            Checks::None => {}
+            Checks::Accesses => {
+                library.compiler("clang++").define("CORONET_CHECKED", None);
+            }
+            Checks::Addresses => {
+                library.define("CORONET_ADDRESS", None).flag("-fsanitize=address").flag("-g1").opt_level(1);
+            }
         }
         library
     }
 
-    fn compile_kernels(files: &[KernelFile], out: &Path, checked: bool) -> Result<()> {
+    fn compile_kernels(files: &[KernelFile], out: &Path, checks: Checks) -> Result<()> {
         let text = text_of(Path::new(PROBES))?;
         let probes = KernelFile { stem: "probes".into(), path: PROBES.into(), kernels: kernels_of(&text), text };
-        let mut library = cpp(checked);
+        let mut library = cpp(checks);
         // The path of sm_80 is the one with asynchronous copies. Kernels are plain C symbols with everyday names, which
         // must not meet those of a shared library.
         library.define("CORONET_ARCH", "80").flag("-fvisibility=hidden");
-        if checked {
+        if checks == Checks::Addresses {
+            library.flag("-fsanitize=undefined").flag("-fno-sanitize=vptr");
+        }
+        if checks == Checks::Accesses {
             library.flag("-fsanitize=thread,undefined").flag("-fno-sanitize=vptr,function");
             // Findings name lines: they are found by the addresses that calls into the emulator return to.
             library.flag("-gline-tables-only").flag("-fno-optimize-sibling-calls");
@@ -359,7 +385,7 @@ mod emulator {
             writeln!(names, "    &raw const {symbol},")?;
         }
         library.try_compile("coronet_emulated").map_err(|e| format!("the kernels do not compile for the host: {e}"))?;
-        if checked {
+        if checks == Checks::Accesses {
             announce_copies(&out.join("libcoronet_emulated.a"))?;
         }
         let list = format!("{tables}fn tables() -> [*const Kernel; {}] {{ [\n{names}] }}\n", files.len() + 1);
@@ -386,6 +412,23 @@ mod emulator {
         Ok(format!(
             "{head}extern \"C\" const emulator::Kernel {symbol}[] = {{\n{entries}    {{nullptr, nullptr, 0}},\n}};\n"
         ))
+    }
+
+    /// Links gcc's AddressSanitizer into every executable. Whole and static: as a shared library it would have to come
+    /// before all others, and rustc puts its own first.
+    fn link_address_sanitizer() -> Result<()> {
+        let gcc = cpp(Checks::Addresses).try_get_compiler()?;
+        let found = |name: &str| -> Result<String> {
+            let output = gcc.to_command().arg(format!("-print-file-name={name}")).output()?;
+            let path = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+            let missing = || format!("CORONET_EMULATOR=address needs gcc with its {name}");
+            Path::new(&path).is_absolute().then_some(path).ok_or_else(|| missing().into())
+        };
+        let (start, library) = (found("libasan_preinit.o")?, found("libasan.a")?);
+        for argument in [&start, "-Wl,--whole-archive", &library, "-Wl,--no-whole-archive", "-lstdc++", "-lm", "-ldl"] {
+            println!("cargo::rustc-link-arg={argument}");
+        }
+        Ok(())
     }
 
     /// The stack switch of the processor compiled for.

@@ -7,7 +7,7 @@ use coronet::device::cuda::{Address, CudaDevice, Driver, EmulatedDriver, Launch,
 use coronet::graph::{Graph, ValueId};
 use coronet::ops::{Case, all_cases};
 use coronet::program::{Placement, Program};
-#[cfg(not(coronet_checked))]
+#[cfg(not(any(coronet_checked, coronet_address)))]
 use coronet::verify::layer_cases;
 use coronet::verify::verify;
 
@@ -21,7 +21,7 @@ fn kernels_agree_with_the_reference_on_every_case() {
     assert_agreement(&all_cases(), &device(Schedule::ALL[0]));
 }
 
-#[cfg(not(coronet_checked))] // millions of weights a layer: the checked build would take minutes
+#[cfg(not(any(coronet_checked, coronet_address)))] // millions of weights a layer: those builds would take minutes
 #[test]
 fn kernels_agree_with_the_reference_on_every_layer_of_the_network() {
     assert_agreement(&layer_cases().unwrap(), &device(Schedule::ALL[0]));
@@ -201,6 +201,7 @@ fn too_much_shared_memory_is_an_error() {
     assert!(problem(&driver, probe).contains("declares too much shared memory"));
 }
 
+#[cfg(not(coronet_address))] // that build stops it at the access
 #[test]
 fn writing_past_shared_memory_is_an_error() {
     let driver = EmulatedDriver::new(Schedule::ALL[0]);
@@ -247,6 +248,16 @@ fn launches_that_no_gpu_takes_are_errors() {
     assert!(problem(&driver, Launch::new("probe_early_end", [0, 1, 1], ONE)).contains("without threads"));
 }
 
+/// `probes.cu:LINE` of the line of a probe that holds this text.
+#[cfg(any(coronet_checked, coronet_address))]
+fn place(probe: &str, text: &str) -> String {
+    let head = format!(" {probe}(");
+    let lines = include_str!("../kernels/emulator/probes.cu").lines().zip(1..);
+    let mut lines = lines.skip_while(|(line, _)| !line.contains(&head));
+    let (_, number) = lines.find(|(line, _)| line.contains(text)).unwrap();
+    format!("probes.cu:{number}")
+}
+
 /// What only the checked build finds; `CORONET_EMULATOR=checked` makes it.
 #[cfg(coronet_checked)]
 mod checked {
@@ -262,15 +273,6 @@ mod checked {
             problem(&driver, probe.with(x.start).with(y.start))
         };
         Schedule::ALL.map(driver).map(find).into()
-    }
-
-    /// `probes.cu:LINE` of the line of a probe that holds this text.
-    fn place(probe: &str, text: &str) -> String {
-        let head = format!(" {probe}(");
-        let lines = include_str!("../kernels/emulator/probes.cu").lines().zip(1..);
-        let mut lines = lines.skip_while(|(line, _)| !line.contains(&head));
-        let (_, number) = lines.find(|(line, _)| line.contains(text)).unwrap();
-        format!("probes.cu:{number}")
     }
 
     #[test]
@@ -502,5 +504,72 @@ mod checked {
             TRAFFIC.iter().filter(|(name, ..)| !counted.contains_key(name)).map(|(name, ..)| format!("no {name}")),
         );
         assert!(worse.is_empty(), "{}", worse.join("\n"));
+    }
+}
+
+/// What only the build with AddressSanitizer finds; `CORONET_EMULATOR=address` makes it. Its report ends the process, so
+/// that each wrong launch is a child's.
+#[cfg(coronet_address)]
+mod address {
+    use super::*;
+    use std::process::Command;
+
+    /// The first lines of the report on a child process that runs an ignored test of this module.
+    fn report_on(test: &str) -> String {
+        let mut child = Command::new(std::env::current_exe().unwrap());
+        let output = child.args(["--exact", &format!("address::{test}"), "--ignored", "--nocapture"]).output().unwrap();
+        assert!(!output.status.success());
+        let report = String::from_utf8(output.stderr).unwrap();
+        let start = report.find("ERROR: AddressSanitizer").unwrap_or_else(|| panic!("{report}"));
+        report[start..].lines().take(3).collect::<Vec<_>>().join("\n")
+    }
+
+    fn assert_report(test: &str, access: &str, place: &str) {
+        let report = report_on(test);
+        let frame = report.lines().last().unwrap();
+        assert!(report.contains(access) && frame.contains(" #0 ") && frame.contains(place), "{report}");
+    }
+
+    #[test]
+    fn a_read_one_number_past_an_allocation_is_found_at_its_line() {
+        assert_report("past_an_allocation", "READ of size 4", &place("probe_stride", "y[threadIdx.x] = x["));
+    }
+
+    #[test]
+    #[ignore = "another test runs it in a process of its own"]
+    fn past_an_allocation() {
+        let driver = EmulatedDriver::new(Schedule::ALL[0]);
+        let (x, y) = (Numbers::new(&driver, &[1.0; 31]), Numbers::new(&driver, &[0.0; 32]));
+        let probe = Launch::new("probe_stride", ONE, threads(32)).with(x.start).with(y.start).with_int(1);
+        launch(&driver, probe).unwrap();
+    }
+
+    #[test]
+    fn a_write_into_a_closed_number_is_found_at_its_line() {
+        assert_report("into_a_closed_number", "WRITE of size 4", &place("probe_stride", "y[threadIdx.x] = x["));
+    }
+
+    #[test]
+    #[ignore = "another test runs it in a process of its own"]
+    fn into_a_closed_number() {
+        let driver = EmulatedDriver::new(Schedule::ALL[0]);
+        let (x, y) = (Numbers::new(&driver, &[1.0; 32]), Numbers::new(&driver, &[0.0; 32]));
+        // SAFETY: a number of `y`, which nobody copies.
+        unsafe { driver.close(y.start.after(17), 1) };
+        let probe = |count| Launch::new("probe_stride", ONE, threads(count)).with(x.start).with(y.start).with_int(1);
+        launch(&driver, probe(17)).unwrap();
+        launch(&driver, probe(18)).unwrap();
+    }
+
+    #[test]
+    fn a_write_past_shared_memory_is_found_at_its_line() {
+        assert_report("past_shared_memory", "WRITE of size 4", &place("probe_overrun", "= 1.0f"));
+    }
+
+    #[test]
+    #[ignore = "another test runs it in a process of its own"]
+    fn past_shared_memory() {
+        let driver = EmulatedDriver::new(Schedule::ALL[0]);
+        launch(&driver, Launch::new("probe_overrun", ONE, threads(8)).with_shared(8 * 4).with_int(1)).unwrap();
     }
 }

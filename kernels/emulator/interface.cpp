@@ -42,4 +42,12 @@ void* coronet_emulator_allocate(size_t bytes) {
 
 void coronet_emulator_release(void* memory) { emulator::release(memory); }
 
+void coronet_emulator_close(const void* memory, size_t bytes) { emulator::close(memory, bytes); }
+void coronet_emulator_open(const void* memory, size_t bytes) { emulator::open(memory, bytes); }
+
+#ifdef CORONET_ADDRESS
+/// AddressSanitizer's. What the process leaves to its end is no concern of kernels.
+__attribute__((visibility("default"))) const char* __asan_default_options() { return "detect_leaks=0"; }
+#endif
+
 }  // extern "C"

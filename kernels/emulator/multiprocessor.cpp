@@ -57,6 +57,7 @@ std::string Multiprocessor::run(const Launch& launch) {
     problem_ = check(launch);
     if (!problem_.empty()) return problem_;
     launch_ = &launch;
+    launcher_ = Fiber{};
     random_state_ = launch.schedule.seed;
     threads_.resize(count(launch.block));
     if (!stacks_.reserve(threads_.size())) return "the host has no memory for the stacks of a block";
@@ -70,7 +71,7 @@ std::string Multiprocessor::run(const Launch& launch) {
         here.block = position(block, launch.grid);
         start_block();
         // The block's last thread, or the first that fails, comes back here.
-        coronet_switch_fiber(&launcher_, next_thread());
+        switch_fiber(launcher_, next_thread());
         if (problem_.empty()) finish_block();
         if (!problem_.empty()) break;
     }
@@ -111,6 +112,7 @@ void Multiprocessor::place_shared() {
     size_t misaligned = reinterpret_cast<uintptr_t>(shared_.data() + SHARED_GUARD) % SHARED_ALIGNMENT;
     shared_start_ = SHARED_GUARD + (misaligned ? SHARED_ALIGNMENT - misaligned : 0);
     shared_end_ = shared_start_;
+    open(shared_.data(), shared_.size());
     memset(shared_.data(), GUARD_BYTE, shared_.size());
 }
 
@@ -120,6 +122,8 @@ void Multiprocessor::start_block() {
     memset(shared_.data() + shared_start_, GUARD_BYTE, shared_end_ - shared_start_);
     shared_end_ = shared_start_ + launch_->shared_bytes;
     memset(shared_.data() + shared_start_, POISON_BYTE, launch_->shared_bytes);
+    close(shared_.data(), shared_start_);
+    close(shared_.data() + shared_end_, shared_.size() - shared_end_);
     if (DETECTS_RACES) races_.start_block(shared_.data() + shared_start_, shared_.size() - shared_start_);
     if (traffic_.counts()) traffic_.start_block();
     arrays_.clear();
@@ -129,7 +133,7 @@ void Multiprocessor::start_block() {
     at_barrier_ = 0;
     for (size_t i = 0; i < size; i++) {
         Thread& thread = threads_[i];
-        thread.stack_pointer = stacks_.prepare(i, enter_thread);
+        thread.fiber = stacks_.prepare(i, enter_thread);
         thread.index = position(i, launch_->block);
         thread.waits_at = "the start";
         thread.waits_from = nullptr;
@@ -142,6 +146,7 @@ void Multiprocessor::start_block() {
 
 /// Finds what a block may leave behind that it should not.
 void Multiprocessor::finish_block() {
+    open(shared_.data(), shared_.size());
     if (traffic_.counts()) traffic_.finish_block();
     auto untouched = [&](size_t from, size_t to) {
         auto is_guard = [](unsigned char byte) { return byte == GUARD_BYTE; };
@@ -163,6 +168,7 @@ void Multiprocessor::finish_block() {
 /// Where every fiber starts; it never returns.
 void Multiprocessor::enter_thread() {
     Multiprocessor& self = current();
+    arrive(self.launcher_);
     try {
         self.launch_->entry(self.launch_->arguments);
     } catch (const std::exception& error) {
@@ -190,20 +196,20 @@ void Multiprocessor::wake(unsigned first, unsigned count, unsigned except) {
 }
 
 /// Takes the next thread from the ready list and makes it the running one.
-void* Multiprocessor::next_thread() {
+const Fiber& Multiprocessor::next_thread() {
     if (launch_->schedule.order == Order::Random) std::swap(ready_[random() % ready_.size()], ready_.back());
     running_ = ready_.back();
     ready_.pop_back();
     here.thread = threads_[running_].index;
     here.linear = running_;
-    return threads_[running_].stack_pointer;
+    return threads_[running_].fiber;
 }
 
 /// Leaves the running thread for one that can run, or for the launcher when all have ended.
 void Multiprocessor::resume_next() {
-    void** leave = &threads_[running_].stack_pointer;
+    Thread& leaving = threads_[running_];
     if (ready_.empty() && alive_ > 0) report_deadlock();
-    coronet_switch_fiber(leave, ready_.empty() ? launcher_ : next_thread());
+    switch_fiber(leaving.fiber, ready_.empty() ? launcher_ : next_thread(), leaving.ended);
 }
 
 void Multiprocessor::wait_at(const char* what) {
@@ -311,8 +317,8 @@ void Multiprocessor::stop(Site site, const char* format, va_list values) {
 /// The block's other threads are never entered again; the next block starts on fresh stacks. Whatever frames are left
 /// behind must hold nothing that has to be given back.
 void Multiprocessor::abandon_block() {
-    void* forgotten;
-    coronet_switch_fiber(&forgotten, launcher_);
+    Fiber forgotten;
+    switch_fiber(forgotten, launcher_, true);
     __builtin_unreachable();
 }
 
@@ -353,6 +359,7 @@ void* Multiprocessor::static_shared(const void* site, size_t bytes) {
              MOST_STATIC_SHARED, MOST_SHARED);
     }
     arrays_.push_back({site, offset});
+    open(shared_.data() + offset, bytes);
     memset(shared_.data() + offset, POISON_BYTE, bytes);
     shared_end_ = offset + bytes;
     return shared_.data() + offset;

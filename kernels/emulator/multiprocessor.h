@@ -122,7 +122,7 @@ private:
     };
 
     struct Thread {
-        void* stack_pointer = nullptr;
+        Fiber fiber;
         uint3 index{};
         const char* waits_at = nullptr;
         Site waits_from = nullptr;
@@ -152,7 +152,7 @@ private:
     void start_block();
     void finish_block();
     void wake(unsigned first, unsigned count, unsigned except);
-    void* next_thread();
+    const Fiber& next_thread();
     void resume_next();
     void wait_at(const char* what);
     std::string place() const;
@@ -167,7 +167,7 @@ private:
     const Launch* launch_ = nullptr;
     std::string problem_;
     Stacks stacks_;
-    void* launcher_ = nullptr;
+    Fiber launcher_;
     std::vector<Thread> threads_;
     /// Where the running thread has called last.
     Site called_from_ = nullptr;

@@ -1,8 +1,8 @@
-// What clang's `-fsanitize=undefined` calls in kernels when C++ leaves something undefined: here it ends the launch
-// with the file and line. clang's own run-time library is never linked; of its data only the beginning is read, which
+// What `-fsanitize=undefined` calls in kernels when C++ leaves something undefined: here it ends the launch
+// with the file and line. the compiler's own run-time library is never linked; of its data only the beginning is read, which
 // is the same for all: where it happened.
 
-#ifdef CORONET_CHECKED
+#if defined(CORONET_CHECKED) || defined(CORONET_ADDRESS)
 
 #include "multiprocessor.h"
 

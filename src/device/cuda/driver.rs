@@ -113,6 +113,18 @@ pub trait Driver: Send + Sync {
     /// `from` holds as many numbers in memory of this driver.
     unsafe fn download(&self, from: Address, numbers: &mut [f32]) -> Result<()>;
 
+    /// Says that kernels must not touch these numbers until [`Driver::open`]; a driver that can find it out does.
+    ///
+    /// # Safety
+    /// They lie in memory of this driver, and nobody copies them meanwhile.
+    unsafe fn close(&self, _from: Address, _numbers: usize) {}
+
+    /// Ends what [`Driver::close`] began.
+    ///
+    /// # Safety
+    /// As there.
+    unsafe fn open(&self, _from: Address, _numbers: usize) {}
+
     /// Starts a kernel.
     ///
     /// # Safety

@@ -115,6 +115,8 @@ unsafe extern "C" {
     ) -> c_int;
     fn coronet_emulator_allocate(bytes: usize) -> *mut c_void;
     fn coronet_emulator_release(memory: *mut c_void);
+    fn coronet_emulator_close(memory: *const c_void, bytes: usize);
+    fn coronet_emulator_open(memory: *const c_void, bytes: usize);
 }
 
 /// Runs kernels on the calling thread, under one schedule. Clones count into the same [`Traffic`].
@@ -229,6 +231,16 @@ impl Driver for EmulatedDriver {
         // SAFETY: as above.
         unsafe { std::ptr::copy_nonoverlapping(from.0 as *const f32, numbers.as_mut_ptr(), numbers.len()) };
         Ok(())
+    }
+
+    unsafe fn close(&self, from: Address, numbers: usize) {
+        // SAFETY: the caller's promise.
+        unsafe { coronet_emulator_close(from.0 as *const c_void, numbers * size_of::<f32>()) }
+    }
+
+    unsafe fn open(&self, from: Address, numbers: usize) {
+        // SAFETY: the caller's promise.
+        unsafe { coronet_emulator_open(from.0 as *const c_void, numbers * size_of::<f32>()) }
     }
 
     unsafe fn launch(&self, launch: &Launch) -> Result<()> {
