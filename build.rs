@@ -374,6 +374,8 @@ mod emulator {
             // would not merge stays apart, and a load before a store to the same place is announced as well.
             library.flag("-fno-vectorize").flag("-fno-slp-vectorize");
             library.flag("-mllvm").flag("-tsan-instrument-read-before-write");
+            // Calls at the ends of two branches stay two, each with its line.
+            library.flag("-mllvm").flag("-sink-common-insts=false").flag("-mllvm").flag("-hoist-common-insts=false");
         }
         let (mut tables, mut names) = (String::new(), String::new());
         for file in files.iter().chain([&probes]) {
