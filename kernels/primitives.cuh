@@ -172,39 +172,39 @@ __device__ __forceinline__ void mma_tile(float (&sums)[M / 16][N / 8][4], const 
 // A namespace for each path: the linker would take any one of several inline functions of the same name.
 inline namespace CORONET_PATH {
 
-inline void cp_async16(void* shared, const void* global, bool valid) {
+__forceinline__ void cp_async16(void* shared, const void* global, bool valid) {
 #if CORONET_ARCH >= 80
     emulator::Multiprocessor::current().copy_async(shared, global, 16, valid ? 16 : 0);
 #else
     *static_cast<float4*>(shared) = valid ? *static_cast<const float4*>(global) : make_float4(0, 0, 0, 0);
 #endif
 }
-inline void cp_async_commit() {
+__forceinline__ void cp_async_commit() {
 #if CORONET_ARCH >= 80
     emulator::Multiprocessor::current().commit_copies();
 #endif
 }
 template <int pending>
-void cp_async_wait() {
+__forceinline__ void cp_async_wait() {
 #if CORONET_ARCH >= 80
     emulator::Multiprocessor::current().wait_copies(pending);
 #endif
 }
 
-inline void load_matrices(uint32_t (&registers)[4], const void* row) { emulator::load_matrices(registers, row, false); }
-inline void load_matrices_transposed(uint32_t (&registers)[4], const void* row) {
+__forceinline__ void load_matrices(uint32_t (&registers)[4], const void* row) { emulator::load_matrices(registers, row, false); }
+__forceinline__ void load_matrices_transposed(uint32_t (&registers)[4], const void* row) {
     emulator::load_matrices(registers, row, true);
 }
 
-inline Float16 to_float16(float number) { return {emulator::float16_bits(number)}; }
-inline uint32_t rounded_to_tf32(uint32_t bits) { return emulator::rounded_to_tf32(bits); }
+__forceinline__ Float16 to_float16(float number) { return {emulator::float16_bits(number)}; }
+__forceinline__ uint32_t rounded_to_tf32(uint32_t bits) { return emulator::rounded_to_tf32(bits); }
 
 inline emulator::Format format_of(Float16) { return emulator::Format::Float16; }
 inline emulator::Format format_of(BFloat16) { return emulator::Format::BFloat16; }
 inline emulator::Format format_of(Tf32) { return emulator::Format::Tf32; }
 
 template <class Element, int M, int N>
-void mma_tile(float (&sums)[M / 16][N / 8][4], const uint32_t (&a)[M / 16][4], const uint32_t (&b)[N / 16][4]) {
+__forceinline__ void mma_tile(float (&sums)[M / 16][N / 8][4], const uint32_t (&a)[M / 16][4], const uint32_t (&b)[N / 16][4]) {
     emulator::mma_tile(format_of(Element{}), M, N, &sums[0][0][0], &a[0][0], &b[0][0]);
 }
 

@@ -19,9 +19,14 @@
 struct alignas(8) float2 {
     float x, y;
 };
+#ifdef CORONET_CHECKED
+// clang's vectors: four numbers are read and written at once, as on a GPU, not one by one or by memcpy.
+using float4 = float __attribute__((ext_vector_type(4)));
+#else
 struct alignas(16) float4 {
     float x, y, z, w;
 };
+#endif
 struct alignas(8) uint2 {
     unsigned x, y;
 };
@@ -63,9 +68,10 @@ T __ldg(const T* from) {
     return *from;
 }
 
-inline void __syncthreads() { emulator::Multiprocessor::current().barrier(); }
+// What calls the multiprocessor is inlined always, so that the call returns into the kernel: findings name that line.
+__forceinline__ void __syncthreads() { emulator::Multiprocessor::current().barrier(); }
 
-inline void __syncwarp(unsigned mask = 0xffffffffu) {
+__forceinline__ void __syncwarp(unsigned mask = 0xffffffffu) {
     emulator::Multiprocessor::current().collective("__syncwarp", mask, nullptr, nullptr);
 }
 
@@ -91,7 +97,7 @@ inline void exchange_all(void* const* lanes, unsigned mask) {
 
 /// The value that lane `source` brings.
 template <class T>
-T exchange(const char* name, unsigned mask, T value, unsigned source) {
+__forceinline__ T exchange(const char* name, unsigned mask, T value, unsigned source) {
     static_assert(sizeof(T) <= sizeof(uint64_t), "shuffles move at most 8 bytes");
     Exchange lane{0, 0, source};
     memcpy(&lane.value, &value, sizeof(T));
@@ -119,34 +125,34 @@ inline void vote_all(void* const* lanes, unsigned mask) {
 }  // namespace emulator
 
 template <class T>
-T __shfl_sync(unsigned mask, T value, unsigned source) {
+__forceinline__ T __shfl_sync(unsigned mask, T value, unsigned source) {
     return emulator::exchange("__shfl_sync", mask, value, source % emulator::WARP);
 }
 
 template <class T>
-T __shfl_xor_sync(unsigned mask, T value, unsigned with) {
+__forceinline__ T __shfl_xor_sync(unsigned mask, T value, unsigned with) {
     return emulator::exchange("__shfl_xor_sync", mask, value, (emulator::here.lane() ^ with) % emulator::WARP);
 }
 
 /// Lanes whose source lies past the end keep their own value.
 template <class T>
-T __shfl_down_sync(unsigned mask, T value, unsigned by) {
+__forceinline__ T __shfl_down_sync(unsigned mask, T value, unsigned by) {
     unsigned lane = emulator::here.lane(), source = lane + by;
     return emulator::exchange("__shfl_down_sync", mask, value, source < emulator::WARP ? source : lane);
 }
 
 /// Lanes whose source lies before the start keep their own value.
 template <class T>
-T __shfl_up_sync(unsigned mask, T value, unsigned by) {
+__forceinline__ T __shfl_up_sync(unsigned mask, T value, unsigned by) {
     unsigned lane = emulator::here.lane();
     return emulator::exchange("__shfl_up_sync", mask, value, lane >= by ? lane - by : lane);
 }
 
-inline unsigned __ballot_sync(unsigned mask, int predicate) {
+__forceinline__ unsigned __ballot_sync(unsigned mask, int predicate) {
     emulator::Vote vote{predicate != 0, 0};
     emulator::Multiprocessor::current().collective("__ballot_sync", mask, &vote, emulator::vote_all);
     return vote.result;
 }
 
-inline int __any_sync(unsigned mask, int predicate) { return __ballot_sync(mask, predicate) != 0; }
-inline int __all_sync(unsigned mask, int predicate) { return __ballot_sync(mask, predicate) == mask; }
+__forceinline__ int __any_sync(unsigned mask, int predicate) { return __ballot_sync(mask, predicate) != 0; }
+__forceinline__ int __all_sync(unsigned mask, int predicate) { return __ballot_sync(mask, predicate) == mask; }

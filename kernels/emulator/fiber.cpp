@@ -6,6 +6,10 @@
 #include <cstring>
 #include <sys/mman.h>
 
+#ifdef CORONET_ADDRESS
+#include <sanitizer/asan_interface.h>
+#endif
+
 namespace emulator {
 namespace {
 
@@ -42,12 +46,21 @@ bool Stacks::reserve(size_t count) {
     return true;
 }
 
-void* Stacks::prepare(size_t index, void (*entry)()) {
-    auto* top = reinterpret_cast<uintptr_t*>(mappings_[index] + GUARD_BYTES + STACK_BYTES);
+Fiber Stacks::prepare(size_t index, void (*entry)()) {
+    unsigned char* bottom = mappings_[index] + GUARD_BYTES;
+    Fiber fiber;
+#ifdef CORONET_ADDRESS
+    // The frames of a fiber that was abandoned are still marked.
+    __asan_unpoison_memory_region(bottom, STACK_BYTES);
+    fiber.bottom = bottom;
+    fiber.bytes = STACK_BYTES;
+#endif
+    auto* top = reinterpret_cast<uintptr_t*>(bottom + STACK_BYTES);
     uintptr_t* saved = top - SAVED_WORDS;
     memset(saved, 0, SAVED_WORDS * sizeof(uintptr_t));
     saved[RETURN_WORD] = reinterpret_cast<uintptr_t>(entry);
-    return saved;
+    fiber.stack_pointer = saved;
+    return fiber;
 }
 
 }  // namespace emulator

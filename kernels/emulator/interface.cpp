@@ -9,10 +9,10 @@
 
 extern "C" {
 
-/// Sizes are x, y, z. Returns 0, or 1 with a sentence in `problem`.
+/// Sizes are x, y, z; `traffic` may be null. Returns 0, or 1 with a sentence in `problem`.
 int coronet_emulator_launch(const emulator::Kernel* kernel, const unsigned* grid, const unsigned* block,
                             size_t shared_bytes, void* const* arguments, const emulator::Schedule* schedule,
-                            char* problem, size_t capacity) {
+                            emulator::Traffic* traffic, char* problem, size_t capacity) {
     try {
         emulator::Launch launch{kernel->name,
                                 kernel->entry,
@@ -22,7 +22,8 @@ int coronet_emulator_launch(const emulator::Kernel* kernel, const unsigned* grid
                                 {grid[0], grid[1], grid[2]},
                                 {block[0], block[1], block[2]},
                                 shared_bytes,
-                                *schedule};
+                                *schedule,
+                                traffic};
         std::string sentence = emulator::Multiprocessor::current().run(launch);
         snprintf(problem, capacity, "%s", sentence.c_str());
         return sentence.empty() ? 0 : 1;
@@ -41,5 +42,13 @@ void* coronet_emulator_allocate(size_t bytes) {
 }
 
 void coronet_emulator_release(void* memory) { emulator::release(memory); }
+
+void coronet_emulator_close(const void* memory, size_t bytes) { emulator::close(memory, bytes); }
+void coronet_emulator_open(const void* memory, size_t bytes) { emulator::open(memory, bytes); }
+
+#ifdef CORONET_ADDRESS
+/// AddressSanitizer's. What the process leaves to its end is no concern of kernels.
+__attribute__((visibility("default"))) const char* __asan_default_options() { return "detect_leaks=0"; }
+#endif
 
 }  // extern "C"

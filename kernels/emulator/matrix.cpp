@@ -119,16 +119,17 @@ void multiply_all(void* const* lanes, unsigned) {
 
 void load_matrices(uint32_t* registers, const void* row, bool transposed) {
     Multiprocessor& current = Multiprocessor::current();
-    current.check_shared_row(row, 16);
+    Site site = __builtin_return_address(0);
+    current.check_shared_row(row, 16, site);
     Load mine{registers, static_cast<const unsigned char*>(row)};
-    current.collective("ldmatrix", WHOLE_WARP, &mine, transposed ? load_all_transposed : load_all);
+    current.collective("ldmatrix", WHOLE_WARP, &mine, transposed ? load_all_transposed : load_all, site);
 }
 
 void mma_tile(Format format, unsigned rows, unsigned columns, float* sums, const uint32_t* a, const uint32_t* b) {
     Multiprocessor& current = Multiprocessor::current();
     if (rows > MOST || columns > MOST) current.fail("a warp's tile of %u x %u is larger than %u", rows, columns, MOST);
     Product mine{format, rows, columns, sums, a, b};
-    current.collective("mma", WHOLE_WARP, &mine, multiply_all);
+    current.collective("mma", WHOLE_WARP, &mine, multiply_all, __builtin_return_address(0));
 }
 
 uint16_t float16_bits(float number) {

@@ -7,6 +7,10 @@
 #include <map>
 #include <mutex>
 
+#ifdef CORONET_ADDRESS
+#include <sanitizer/asan_interface.h>
+#endif
+
 namespace emulator {
 namespace {
 
@@ -29,10 +33,19 @@ void* allocate(size_t bytes) {
     void* memory = rounded < bytes ? nullptr : std::aligned_alloc(ALIGNMENT, rounded ? rounded : ALIGNMENT);
     if (memory == nullptr) return nullptr;
     memset(memory, 0xff, bytes);
+    close(static_cast<unsigned char*>(memory) + bytes, rounded - bytes);
     std::lock_guard<std::mutex> lock(registry().mutex);
     registry().bytes[reinterpret_cast<uintptr_t>(memory)] = bytes;
     return memory;
 }
+
+#ifdef CORONET_ADDRESS
+void close(const void* memory, size_t bytes) { __asan_poison_memory_region(memory, bytes); }
+void open(const void* memory, size_t bytes) { __asan_unpoison_memory_region(memory, bytes); }
+#else
+void close(const void*, size_t) {}
+void open(const void*, size_t) {}
+#endif
 
 void release(void* memory) {
     {

@@ -13,6 +13,12 @@ void* allocate(size_t bytes);
 /// Gives back what `allocate` gave.
 void release(void* memory);
 
+/// Makes every access to this part of an allocation an error of AddressSanitizer, in its build; else does nothing.
+void close(const void* memory, size_t bytes);
+
+/// Ends what `close` began.
+void open(const void* memory, size_t bytes);
+
 /// An allocation: from `begin` to before `end`.
 struct Range {
     uintptr_t begin, end;

@@ -3,12 +3,18 @@
 #include "multiprocessor.h"
 
 #include <algorithm>
-#include <cstdarg>
 #include <cstdio>
 #include <cstring>
 #include <exception>
 #include <map>
 #include <numeric>
+
+// Where the kernel has called the function that this stands in.
+#ifdef CORONET_CHECKED
+#define CALLER __builtin_return_address(0)
+#else
+#define CALLER nullptr
+#endif
 
 namespace emulator {
 
@@ -53,6 +59,7 @@ std::string Multiprocessor::run(const Launch& launch) {
     problem_ = check(launch);
     if (!problem_.empty()) return problem_;
     launch_ = &launch;
+    launcher_ = Fiber{};
     random_state_ = launch.schedule.seed;
     threads_.resize(count(launch.block));
     if (!stacks_.reserve(threads_.size())) return "the host has no memory for the stacks of a block";
@@ -61,11 +68,12 @@ std::string Multiprocessor::run(const Launch& launch) {
     here.grid_size = launch.grid;
     allocations_.refresh();
     if (DETECTS_RACES) races_.start_launch();
+    traffic_.start_launch(DETECTS_RACES ? launch.traffic : nullptr);
     for (uint64_t block : block_order()) {
         here.block = position(block, launch.grid);
         start_block();
         // The block's last thread, or the first that fails, comes back here.
-        coronet_switch_fiber(&launcher_, next_thread());
+        switch_fiber(launcher_, next_thread());
         if (problem_.empty()) finish_block();
         if (!problem_.empty()) break;
     }
@@ -106,6 +114,7 @@ void Multiprocessor::place_shared() {
     size_t misaligned = reinterpret_cast<uintptr_t>(shared_.data() + SHARED_GUARD) % SHARED_ALIGNMENT;
     shared_start_ = SHARED_GUARD + (misaligned ? SHARED_ALIGNMENT - misaligned : 0);
     shared_end_ = shared_start_;
+    open(shared_.data(), shared_.size());
     memset(shared_.data(), GUARD_BYTE, shared_.size());
 }
 
@@ -115,7 +124,10 @@ void Multiprocessor::start_block() {
     memset(shared_.data() + shared_start_, GUARD_BYTE, shared_end_ - shared_start_);
     shared_end_ = shared_start_ + launch_->shared_bytes;
     memset(shared_.data() + shared_start_, POISON_BYTE, launch_->shared_bytes);
+    close(shared_.data(), shared_start_);
+    close(shared_.data() + shared_end_, shared_.size() - shared_end_);
     if (DETECTS_RACES) races_.start_block(shared_.data() + shared_start_, shared_.size() - shared_start_);
+    if (traffic_.counts()) traffic_.start_block();
     arrays_.clear();
     declared_ = 0;
     meetings_.clear();
@@ -124,9 +136,10 @@ void Multiprocessor::start_block() {
     at_barrier_ = 0;
     for (size_t i = 0; i < size; i++) {
         Thread& thread = threads_[i];
-        thread.stack_pointer = stacks_.prepare(i, enter_thread);
+        thread.fiber = stacks_.prepare(i, enter_thread);
         thread.index = position(i, launch_->block);
         thread.waits_at = "the start";
+        thread.waits_from = nullptr;
         thread.ended = false;
         thread.copies.clear();
         thread.groups.clear();
@@ -136,6 +149,8 @@ void Multiprocessor::start_block() {
 
 /// Finds what a block may leave behind that it should not.
 void Multiprocessor::finish_block() {
+    open(shared_.data(), shared_.size());
+    if (traffic_.counts()) traffic_.finish_block();
     auto untouched = [&](size_t from, size_t to) {
         auto is_guard = [](unsigned char byte) { return byte == GUARD_BYTE; };
         return std::all_of(shared_.begin() + ptrdiff_t(from), shared_.begin() + ptrdiff_t(to), is_guard);
@@ -156,13 +171,16 @@ void Multiprocessor::finish_block() {
 /// Where every fiber starts; it never returns.
 void Multiprocessor::enter_thread() {
     Multiprocessor& self = current();
+    arrive(self.launcher_);
     try {
         self.launch_->entry(self.launch_->arguments);
     } catch (const std::exception& error) {
-        self.fail("the emulator failed: %s", error.what());
+        self.fail_at(nullptr, "the emulator failed: %s", error.what());
     }
     Thread& thread = self.threads_[self.running_];
-    if (!thread.copies.empty()) self.fail("the kernel ended with asynchronous copies that it never waited for");
+    if (!thread.copies.empty()) {
+        self.fail_at(thread.copies[0].site, "the kernel ended with asynchronous copies that it never waited for");
+    }
     thread.ended = true;
     self.alive_--;
     if (self.at_barrier_ > 0) self.report_deadlock();
@@ -181,31 +199,34 @@ void Multiprocessor::wake(unsigned first, unsigned count, unsigned except) {
 }
 
 /// Takes the next thread from the ready list and makes it the running one.
-void* Multiprocessor::next_thread() {
+const Fiber& Multiprocessor::next_thread() {
     if (launch_->schedule.order == Order::Random) std::swap(ready_[random() % ready_.size()], ready_.back());
     running_ = ready_.back();
     ready_.pop_back();
     here.thread = threads_[running_].index;
     here.linear = running_;
-    return threads_[running_].stack_pointer;
+    return threads_[running_].fiber;
 }
 
 /// Leaves the running thread for one that can run, or for the launcher when all have ended.
 void Multiprocessor::resume_next() {
-    void** leave = &threads_[running_].stack_pointer;
+    Thread& leaving = threads_[running_];
     if (ready_.empty() && alive_ > 0) report_deadlock();
-    coronet_switch_fiber(leave, ready_.empty() ? launcher_ : next_thread());
+    switch_fiber(leaving.fiber, ready_.empty() ? launcher_ : next_thread(), leaving.ended);
 }
 
 void Multiprocessor::wait_at(const char* what) {
     threads_[running_].waits_at = what;
+    threads_[running_].waits_from = called_from_;
     resume_next();
 }
 
 void Multiprocessor::barrier() {
+    called_from_ = CALLER;
     if (++at_barrier_ < threads_.size()) {
         if (alive_ < threads_.size()) {
             threads_[running_].waits_at = "__syncthreads";
+            threads_[running_].waits_from = called_from_;
             report_deadlock();
         }
         wait_at("__syncthreads");
@@ -213,10 +234,12 @@ void Multiprocessor::barrier() {
     }
     at_barrier_ = 0;
     if (DETECTS_RACES) races_.pass_barrier();
+    if (traffic_.counts()) traffic_.finish_block();
     wake(0, alive_, running_);
 }
 
-void Multiprocessor::collective(const char* name, unsigned mask, void* mine, Collective perform) {
+void Multiprocessor::collective(const char* name, unsigned mask, void* mine, Collective perform, Site site) {
+    called_from_ = site != nullptr ? site : CALLER;
     unsigned warp = here.linear / WARP, lane = here.lane();
     if (!(mask >> lane & 1)) fail("%s: lane %u calls with mask %08x, which it is not in", name, lane, mask);
     size_t index = 0;
@@ -238,6 +261,7 @@ void Multiprocessor::collective(const char* name, unsigned mask, void* mine, Col
     } else if (DETECTS_RACES && mask == WHOLE_WARP) {
         races_.pass_warp_barrier(warp);
     }
+    if (traffic_.counts() && mask == WHOLE_WARP) traffic_.finish_warp(warp);
     meetings_.erase(meetings_.begin() + ptrdiff_t(index));
     if (mask == WHOLE_WARP) return wake(warp * WARP, WARP, running_);
     for (unsigned other = 0; other < WARP; other++) {
@@ -245,35 +269,59 @@ void Multiprocessor::collective(const char* name, unsigned mask, void* mine, Col
     }
 }
 
-void Multiprocessor::note_access(const void* address, size_t bytes, bool writes) {
+void Multiprocessor::note_access(const void* address, size_t bytes, bool writes, Site site) {
     // The launcher, too, reads arguments through instrumented code.
     if (launch_ == nullptr) return;
+    if (traffic_.counts()) count_access(address, bytes, site);
+    check_access(address, bytes, writes, site);
+}
+
+void Multiprocessor::count_access(const void* address, size_t bytes, Site site) {
+    auto at = static_cast<const unsigned char*>(address);
+    bool is_shared = at >= shared_.data() && at < shared_.data() + shared_.size();
+    // What remains is the thread's own: its stack, its arguments.
+    if (bytes == 0 || (!is_shared && allocations_.find(address) == nullptr)) return;
+    traffic_.access(site, is_shared ? Space::Shared : Space::Global, address, bytes, here.linear);
+}
+
+void Multiprocessor::check_access(const void* address, size_t bytes, bool writes, Site site) {
     size_t length = 0;
     {
-        std::string problem = races_.access(address, bytes, writes, here.linear, allocations_);
+        std::string problem = races_.access(address, bytes, writes, here.linear, site, allocations_);
         length = problem.copy(race_, sizeof race_ - 1);
     }
     race_[length] = 0;
-    if (length > 0) fail("%s", race_);
+    if (length > 0) fail_at(site, "%s", race_);
 }
 
 // ---- what goes wrong -----------------------------------------------------------------------------------------------
 
 void Multiprocessor::fail(const char* format, ...) {
-    char text[400];
     va_list values;
     va_start(values, format);
+    stop(called_from_, format, values);
+}
+
+void Multiprocessor::fail_at(Site site, const char* format, ...) {
+    va_list values;
+    va_start(values, format);
+    stop(site, format, values);
+}
+
+void Multiprocessor::stop(Site site, const char* format, va_list values) {
+    char text[400];
     vsnprintf(text, sizeof text, format, values);
-    va_end(values);
-    problem_ = place() + text;
+    problem_ = place();
+    if (site != nullptr) problem_ += marked(site) + ": ";
+    problem_ += text;
     abandon_block();
 }
 
 /// The block's other threads are never entered again; the next block starts on fresh stacks. Whatever frames are left
 /// behind must hold nothing that has to be given back.
 void Multiprocessor::abandon_block() {
-    void* forgotten;
-    coronet_switch_fiber(&forgotten, launcher_);
+    Fiber forgotten;
+    switch_fiber(forgotten, launcher_, true);
     __builtin_unreachable();
 }
 
@@ -287,7 +335,10 @@ std::string Multiprocessor::place() const {
 void Multiprocessor::report_deadlock() {
     {
         std::map<std::string, unsigned> places;
-        for (const Thread& thread : threads_) places[thread.ended ? "" : thread.waits_at]++;
+        for (const Thread& thread : threads_) {
+            std::string from = thread.waits_from != nullptr ? " at " + marked(thread.waits_from) : "";
+            places[thread.ended ? "" : thread.waits_at + from]++;
+        }
         problem_ = place() + "the block can never go on: ";
         for (const auto& [waits_at, threads] : places) {
             problem_ += &waits_at == &places.begin()->first ? "" : ", ";
@@ -300,6 +351,7 @@ void Multiprocessor::report_deadlock() {
 // ---- shared memory and asynchronous copies -------------------------------------------------------------------------
 
 void* Multiprocessor::static_shared(const void* site, size_t bytes) {
+    called_from_ = CALLER;
     for (const SharedArray& array : arrays_) {
         if (array.site == site) return shared_.data() + array.offset;
     }
@@ -312,21 +364,25 @@ void* Multiprocessor::static_shared(const void* site, size_t bytes) {
              MOST_STATIC_SHARED, size_t(launch_->most_shared));
     }
     arrays_.push_back({site, offset});
+    open(shared_.data() + offset, bytes);
     memset(shared_.data() + offset, POISON_BYTE, bytes);
     shared_end_ = offset + bytes;
     return shared_.data() + offset;
 }
 
-void Multiprocessor::check_shared_row(const void* row, size_t bytes) {
+void Multiprocessor::check_shared_row(const void* row, size_t bytes, Site site) {
     auto first = static_cast<const unsigned char*>(row);
     if (first < shared_.data() + shared_start_ || first + bytes > shared_.data() + shared_end_) {
-        fail("a matrix is loaded from outside the block's shared memory");
+        fail_at(site, "a matrix is loaded from outside the block's shared memory");
     }
-    if (reinterpret_cast<uintptr_t>(row) % bytes != 0) fail("a matrix's row is not aligned to its %zu bytes", bytes);
-    if (DETECTS_RACES) note_access(row, bytes, false);
+    if (reinterpret_cast<uintptr_t>(row) % bytes != 0) {
+        fail_at(site, "a matrix's row is not aligned to its %zu bytes", bytes);
+    }
+    if (DETECTS_RACES) note_access(row, bytes, false, site);
 }
 
 void Multiprocessor::copy_async(void* to, const void* from, unsigned bytes, unsigned source_bytes) {
+    called_from_ = CALLER;
     auto target = static_cast<unsigned char*>(to);
     auto shared_end = shared_.data() + shared_end_, shared_start = shared_.data() + shared_start_;
     if ((reinterpret_cast<uintptr_t>(to) | reinterpret_cast<uintptr_t>(from)) % bytes != 0) {
@@ -341,10 +397,10 @@ void Multiprocessor::copy_async(void* to, const void* from, unsigned bytes, unsi
         fail("an asynchronous copy reads %u bytes where %zu are left of the allocation", source_bytes, left);
     }
     Copies when = launch_->schedule.copies;
-    Copy copy{to, from, bytes, source_bytes, false};
+    Copy copy{to, from, bytes, source_bytes, called_from_, false};
     if (DETECTS_RACES) {
-        note_access(to, bytes, true);
-        note_access(from, source_bytes, false);
+        note_access(to, bytes, true, copy.site);
+        note_access(from, source_bytes, false, copy.site);
     }
     if (when == Copies::AtOnce || (when == Copies::Random && random() % 2 == 0)) {
         perform(copy);
@@ -373,7 +429,7 @@ void Multiprocessor::wait_copies(size_t pending) {
 
 void Multiprocessor::perform(const Copy& copy) {
     // From the wait on the copy counts as the thread's own; before, it may happen at any time.
-    if (DETECTS_RACES) note_access(copy.to, copy.bytes, true);
+    if (DETECTS_RACES) check_access(copy.to, copy.bytes, true, copy.site);
     if (copy.is_done) return;
     auto target = static_cast<unsigned char*>(copy.to);
     if (copy.source_bytes > 0) memcpy(target, copy.from, copy.source_bytes);

@@ -8,7 +8,9 @@
 #include "fiber.h"
 #include "memory.h"
 #include "races.h"
+#include "traffic.h"
 
+#include <cstdarg>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -60,6 +62,8 @@ struct Launch {
     dim3 grid, block;
     size_t shared_bytes;
     Schedule schedule;
+    /// What the checked build adds its counts to; may be null.
+    Traffic* traffic;
 };
 
 /// What the last lane to reach a collective does for all: `lanes` holds what each lane of `mask` brought.
@@ -78,8 +82,8 @@ public:
     /// `__syncthreads`: every thread of the block must come here.
     void barrier();
 
-    /// Meets the other lanes of `mask`; `perform` may be null.
-    void collective(const char* name, unsigned mask, void* mine, Collective perform);
+    /// Meets the other lanes of `mask`; `perform` may be null. `site` is where the kernel calls, unless it calls this.
+    void collective(const char* name, unsigned mask, void* mine, Collective perform, Site site = nullptr);
 
     /// The block's dynamic shared memory.
     void* dynamic_shared() { return shared_.data() + shared_start_; }
@@ -98,28 +102,34 @@ public:
     void wait_copies(size_t pending);
 
     /// Ends the launch unless a row of `bytes` bytes lies in shared memory, aligned to its size; the running thread reads
-    /// it.
-    void check_shared_row(const void* row, size_t bytes);
+    /// it, at `site`.
+    void check_shared_row(const void* row, size_t bytes, Site site);
 
-    /// Hears of a load or store of the running thread, when races are looked for.
-    void note_access(const void* address, size_t bytes, bool writes);
+    /// Hears of a load or store of the running thread, in the checked build.
+    void note_access(const void* address, size_t bytes, bool writes, Site site);
 
-    /// Ends the launch with this sentence.
+    /// Ends the launch with this sentence, about the running thread's last call.
     [[noreturn]] void fail(const char* format, ...) __attribute__((format(printf, 2, 3)));
+
+    /// The same about another place; null where the sentence itself names it.
+    [[noreturn]] void fail_at(Site site, const char* format, ...) __attribute__((format(printf, 3, 4)));
 
 private:
     struct Copy {
         void* to;
         const void* from;
         unsigned bytes, source_bytes;
+        /// Where it was issued.
+        Site site;
         /// It has happened already, but must still be waited for.
         bool is_done;
     };
 
     struct Thread {
-        void* stack_pointer = nullptr;
+        Fiber fiber;
         uint3 index{};
         const char* waits_at = nullptr;
+        Site waits_from = nullptr;
         bool ended = false;
         /// Copies not yet performed, oldest first, and where each committed group ends.
         std::vector<Copy> copies;
@@ -146,20 +156,25 @@ private:
     void start_block();
     void finish_block();
     void wake(unsigned first, unsigned count, unsigned except);
-    void* next_thread();
+    const Fiber& next_thread();
     void resume_next();
     void wait_at(const char* what);
     std::string place() const;
+    [[noreturn]] void stop(Site site, const char* format, va_list values);
     [[noreturn]] void report_deadlock();
     [[noreturn]] void abandon_block();
     void perform(const Copy& copy);
+    void check_access(const void* address, size_t bytes, bool writes, Site site);
+    void count_access(const void* address, size_t bytes, Site site);
     uint64_t random();
 
     const Launch* launch_ = nullptr;
     std::string problem_;
     Stacks stacks_;
-    void* launcher_ = nullptr;
+    Fiber launcher_;
     std::vector<Thread> threads_;
+    /// Where the running thread has called last.
+    Site called_from_ = nullptr;
     unsigned running_ = 0, alive_ = 0, at_barrier_ = 0;
     std::vector<unsigned> ready_;
     std::vector<Meeting> meetings_;
@@ -171,6 +186,7 @@ private:
     uint64_t random_state_ = 0;
     Allocations allocations_;
     Races races_;
+    TrafficCounter traffic_;
     /// A sentence that outlives the frames that `fail` leaves behind.
     char race_[300] = {};
 };

@@ -118,3 +118,43 @@ extern "C" __global__ void probe_misaligned(float* y, int offset) {
 
 /// Squares an integer.
 extern "C" __global__ void probe_overflow(float* y, int x) { *y = static_cast<float>(x * x); }
+
+/// Reads number `threadIdx.x * stride` of shared memory, once it is written.
+extern "C" __global__ void probe_banks(float* y, int stride) {
+    SHARED_MEMORY(float, tile);
+    int i = static_cast<int>(threadIdx.x);
+    for (int k = i; k < 1024; k += 32) tile[k] = 1.0f;
+    __syncthreads();
+    y[i] = tile[i * stride];
+}
+
+/// Reads four numbers at once from number `threadIdx.x * stride` of shared memory, once they are written.
+extern "C" __global__ void probe_wide_banks(float* y, int stride) {
+    SHARED_MEMORY(float, tile);
+    int i = static_cast<int>(threadIdx.x);
+    for (int k = i; k < 1024; k += 32) tile[k] = 1.0f;
+    __syncthreads();
+    reinterpret_cast<float4*>(y)[i] = *reinterpret_cast<float4*>(tile + i * stride);
+}
+
+/// y[i] = x[stride i]
+extern "C" __global__ void probe_stride(const float* x, float* y, int stride) {
+    y[threadIdx.x] = x[static_cast<int>(threadIdx.x) * stride];
+}
+
+/// Lane i adds up the first i + 1 numbers: the loop's turns have ever fewer lanes.
+extern "C" __global__ void probe_ragged(const float* x, float* y) {
+    float sum = 0.0f;
+    for (unsigned k = 0; k <= threadIdx.x; k++) sum += x[k];
+    y[threadIdx.x] = sum;
+}
+
+struct Triple {
+    float numbers[3];
+};
+
+/// Two threads copy each other's struct.
+extern "C" __global__ void probe_struct_race(Triple* y) { y[threadIdx.x ^ 1] = y[threadIdx.x]; }
+
+/// y[i] = x[i], three numbers each.
+extern "C" __global__ void probe_struct_copy(const Triple* x, Triple* y) { y[threadIdx.x] = x[threadIdx.x]; }

@@ -6,8 +6,16 @@
 #include "multiprocessor.h"
 
 #include <algorithm>
+#include <cstdio>
+#include <cstring>
 
 namespace emulator {
+
+std::string marked(Site site) {
+    char text[32];
+    snprintf(text, sizeof text, "{%#zx}", reinterpret_cast<size_t>(site));
+    return text;
+}
 
 void Races::start_launch() {
     launch_start_ = ++clock_;
@@ -23,14 +31,15 @@ void Races::start_block(const unsigned char* shared, size_t shared_bytes) {
     shared_cells_.resize((shared_bytes + CELL_BYTES - 1) / CELL_BYTES);
 }
 
-std::string Races::access(const void* address, size_t bytes, bool writes, unsigned thread, Allocations& allocations) {
+std::string Races::access(const void* address, size_t bytes, bool writes, unsigned thread, Site site,
+                          Allocations& allocations) {
     auto first = reinterpret_cast<uintptr_t>(address);
     bool is_shared = first - shared_ < shared_cells_.size() * CELL_BYTES;
     const Range* allocation = is_shared ? nullptr : allocations.find(address);
     // Stacks and arguments belong to one thread, or are never written.
     if (!is_shared && allocation == nullptr) return "";
     uintptr_t start = is_shared ? shared_ : allocation->begin;
-    Access now{block_, barrier_, warp_barriers_[thread / 32], thread};
+    Access now{block_, barrier_, warp_barriers_[thread / 32], thread, site};
     for (uintptr_t at = first / CELL_BYTES * CELL_BYTES; at < first + bytes; at += CELL_BYTES) {
         Cell* cell = is_shared ? &shared_cells_[(at - start) / CELL_BYTES] : device_cell(at);
         std::string problem = touch(*cell, now, writes, is_shared);
@@ -63,7 +72,8 @@ bool Races::ordered(const Access& before, const Access& now) const {
 std::string Races::touch(Cell& cell, const Access& now, bool writes, bool is_shared) {
     auto against = [&](const Access& other, const char* did) {
         std::string whose = other.block == now.block ? "" : " of another block";
-        return "which thread " + std::to_string(other.thread) + whose + did + ", with no barrier between them";
+        return "which thread " + std::to_string(other.thread) + whose + did + " at " + marked(other.site) +
+               ", with no barrier between them";
     };
     if (cell.since < (is_shared ? block_start_ : launch_start_)) cell = Cell{};
     cell.since = clock_;
@@ -90,38 +100,68 @@ std::string Races::touch(Cell& cell, const Access& now, bool writes, bool is_sha
 
 namespace {
 
-void announce(const void* address, size_t bytes, bool writes) {
-    emulator::Multiprocessor::current().note_access(address, bytes, writes);
+using emulator::Site;
+
+void announce(const void* address, size_t bytes, bool writes, Site site) {
+    emulator::Multiprocessor::current().note_access(address, bytes, writes, site);
 }
 
-void announce_aligned(const void* address, size_t bytes, bool writes) {
+void announce_aligned(const void* address, size_t bytes, bool writes, Site site) {
     if (reinterpret_cast<uintptr_t>(address) % std::min(bytes, size_t(8)) != 0) {
-        emulator::Multiprocessor::current().fail("an access of %zu bytes is not aligned to its size", bytes);
+        emulator::Multiprocessor::current().fail_at(site, "an access of %zu bytes is not aligned to its size", bytes);
     }
-    announce(address, bytes, writes);
+    announce(address, bytes, writes, site);
+}
+
+/// A GPU moves what is not known to be aligned, such as structs of numbers, number by number.
+void announce_words(const void* address, size_t bytes, bool writes, Site site) {
+    auto start = static_cast<const unsigned char*>(address);
+    for (size_t at = 0; at < bytes; at += 4) announce(start + at, std::min(bytes - at, size_t(4)), writes, site);
 }
 
 }  // namespace
 
 // clang calls the first two where it takes the address to be aligned to the access, up to 8 bytes.
-#define HOOKS(bytes)                                                                      \
-    void __tsan_read##bytes(void* address) { announce_aligned(address, bytes, false); }   \
-    void __tsan_write##bytes(void* address) { announce_aligned(address, bytes, true); }   \
-    void __tsan_unaligned_read##bytes(void* address) { announce(address, bytes, false); } \
-    void __tsan_unaligned_write##bytes(void* address) { announce(address, bytes, true); }
+#define HOOK(name, announced, bytes, writes) \
+    void __tsan_##name##bytes(void* address) { announced(address, bytes, writes, __builtin_return_address(0)); }
+#define HOOKS(bytes)                                   \
+    HOOK(read, announce_aligned, bytes, false)         \
+    HOOK(write, announce_aligned, bytes, true)         \
+    HOOK(unaligned_read, announce_words, bytes, false) \
+    HOOK(unaligned_write, announce_words, bytes, true)
 
 extern "C" {
 
 void __tsan_init() {}
 void __tsan_func_entry(void*) {}
 void __tsan_func_exit() {}
-void __tsan_read_range(void* address, unsigned long bytes) { announce(address, bytes, false); }
-void __tsan_write_range(void* address, unsigned long bytes) { announce(address, bytes, true); }
+void __tsan_read_range(void* address, unsigned long bytes) {
+    announce_words(address, bytes, false, __builtin_return_address(0));
+}
+void __tsan_write_range(void* address, unsigned long bytes) {
+    announce_words(address, bytes, true, __builtin_return_address(0));
+}
 HOOKS(1)
 HOOKS(2)
 HOOKS(4)
 HOOKS(8)
 HOOKS(16)
+
+// What structs are copied and filled with in kernels: build.rs gives their memcpy, memmove and memset these names.
+void* coronet_checked_memcpy(void* to, const void* from, size_t bytes) {
+    announce_words(from, bytes, false, __builtin_return_address(0));
+    announce_words(to, bytes, true, __builtin_return_address(0));
+    return memcpy(to, from, bytes);
+}
+void* coronet_checked_memmove(void* to, const void* from, size_t bytes) {
+    announce_words(from, bytes, false, __builtin_return_address(0));
+    announce_words(to, bytes, true, __builtin_return_address(0));
+    return memmove(to, from, bytes);
+}
+void* coronet_checked_memset(void* to, int byte, size_t bytes) {
+    announce_words(to, bytes, true, __builtin_return_address(0));
+    return memset(to, byte, bytes);
+}
 
 }  // extern "C"
 

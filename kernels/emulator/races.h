@@ -24,6 +24,12 @@ constexpr bool DETECTS_RACES = true;
 constexpr bool DETECTS_RACES = false;
 #endif
 
+/// A place in a kernel: the address that a call from there returns to. In sentences it is `{0x1234}`, which the driver
+/// in Rust replaces by files and lines. Null in the plain build, which keeps none.
+using Site = const void*;
+
+std::string marked(Site site);
+
 class Races {
 public:
     /// Forgets all that was before.
@@ -36,12 +42,14 @@ public:
     void pass_warp_barrier(unsigned warp) { warp_barriers_[warp]++; }
 
     /// Half a sentence on what is wrong with an access of the block's thread number `thread`, or nothing.
-    std::string access(const void* address, size_t bytes, bool writes, unsigned thread, Allocations& allocations);
+    std::string access(const void* address, size_t bytes, bool writes, unsigned thread, Site site,
+                       Allocations& allocations);
 
 private:
     struct Access {
         uint32_t block = 0, barrier = 0, warp_barrier = 0;
         uint32_t thread = NOBODY;
+        Site site = nullptr;
     };
     /// Two bytes of memory. What is older than `since` is forgotten.
     struct Cell {

@@ -1,8 +1,8 @@
-// What clang's `-fsanitize=undefined` calls in kernels when C++ leaves something undefined: here it ends the launch
-// with the file and line. clang's own run-time library is never linked; of its data only the beginning is read, which
+// What `-fsanitize=undefined` calls in kernels when C++ leaves something undefined: here it ends the launch
+// with the file and line. the compiler's own run-time library is never linked; of its data only the beginning is read, which
 // is the same for all: where it happened.
 
-#ifdef CORONET_CHECKED
+#if defined(CORONET_CHECKED) || defined(CORONET_ADDRESS)
 
 #include "multiprocessor.h"
 
@@ -18,7 +18,7 @@ struct Location {
 [[noreturn]] void stop(const Location* location, const char* what) {
     const char* slash = strrchr(location->file, '/');
     const char* file = slash != nullptr ? slash + 1 : location->file;
-    emulator::Multiprocessor::current().fail("%s:%u:%u: %s", file, location->line, location->column, what);
+    emulator::Multiprocessor::current().fail_at(nullptr, "%s:%u:%u: %s", file, location->line, location->column, what);
 }
 
 }  // namespace

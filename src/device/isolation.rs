@@ -30,6 +30,11 @@ impl Isolation {
         Some(Isolation { computed: computed.collect(), guards: program.unused_spans() })
     }
 
+    /// What lies between values.
+    pub fn guards(&self) -> &[Span] {
+        &self.guards
+    }
+
     /// What to fill with [`UNWRITTEN`] before a run.
     pub fn poisoned(&self) -> impl Iterator<Item = Span> + '_ {
         self.computed.iter().chain(&self.guards).copied()

@@ -134,6 +134,18 @@ pub trait Driver: Send + Sync {
         unsafe { self.download_bytes(from, bytemuck::cast_slice_mut(numbers)) }
     }
 
+    /// Says that kernels must not touch these numbers until [`Driver::open`]; a driver that can find it out does.
+    ///
+    /// # Safety
+    /// They lie in memory of this driver, and nobody copies them meanwhile.
+    unsafe fn close(&self, _from: Address, _numbers: usize) {}
+
+    /// Ends what [`Driver::close`] began.
+    ///
+    /// # Safety
+    /// As there.
+    unsafe fn open(&self, _from: Address, _numbers: usize) {}
+
     /// Starts a kernel.
     ///
     /// # Safety

@@ -4,8 +4,9 @@
 
 use super::driver::{Address, Driver, Launch};
 use crate::error::{Error, Result};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 include!(concat!(env!("OUT_DIR"), "/emulated.rs"));
@@ -80,6 +81,43 @@ impl Schedule {
     ];
 }
 
+/// What launches of a kernel have asked of memory, counted as a GPU would serve it: by requests, each the accesses of one
+/// instruction by the lanes of a warp.
+///
+/// Exact about what the emulator's compiler has made of the kernel. nvcc may merge, split, hoist or repeat loads in its
+/// own way; accesses of whole structs other than `float4` may be counted number by number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[repr(C)]
+pub struct Traffic {
+    /// Launches counted.
+    pub launches: u64,
+    /// Requests to shared memory. Asynchronous copies are among them, and among the global ones.
+    pub shared_requests: u64,
+    /// The times that shared memory's 32 banks of 4 bytes have answered. A request for up to 4 bytes a lane takes one
+    /// without conflicts, one for 8 bytes two, one for 16 bytes four, less where quarters of the warp take no part.
+    pub shared_wavefronts: u64,
+    /// The wavefronts that were needed only because lanes wanted different words of a bank.
+    pub bank_conflicts: u64,
+    /// Requests to global memory.
+    pub global_requests: u64,
+    /// Bytes that lanes have asked for, or written.
+    pub global_bytes: u64,
+    /// Sectors of 32 bytes that the requests have touched, each once a request.
+    pub global_sectors: u64,
+}
+
+impl Traffic {
+    /// Bank conflicts per request to shared memory; 0 where there are none of either.
+    pub fn conflicts_per_request(&self) -> f64 {
+        self.bank_conflicts as f64 / self.shared_requests.max(1) as f64
+    }
+
+    /// Bytes of sectors per byte asked for: 1 where lanes use all they move and share none, less where they share.
+    pub fn bytes_per_byte(&self) -> f64 {
+        (self.global_sectors * 32) as f64 / self.global_bytes.max(1) as f64
+    }
+}
+
 unsafe extern "C" {
     fn coronet_emulator_launch(
         kernel: *const Kernel,
@@ -88,18 +126,23 @@ unsafe extern "C" {
         shared_bytes: usize,
         arguments: *const *mut c_void,
         schedule: *const Schedule,
+        traffic: *mut Traffic,
         problem: *mut c_char,
         capacity: usize,
     ) -> c_int;
     fn coronet_emulator_allocate(bytes: usize) -> *mut c_void;
     fn coronet_emulator_release(memory: *mut c_void);
+    fn coronet_emulator_close(memory: *const c_void, bytes: usize);
+    fn coronet_emulator_open(memory: *const c_void, bytes: usize);
 }
 
-/// Runs kernels on the calling thread, under one schedule.
+/// Runs kernels on the calling thread, under one schedule. Clones count into the same [`Traffic`].
+#[derive(Clone)]
 pub struct EmulatedDriver {
     kernels: HashMap<&'static str, &'static Kernel>,
     architecture: Architecture,
     schedule: Schedule,
+    traffic: Option<Arc<Mutex<BTreeMap<&'static str, Traffic>>>>,
 }
 
 // SAFETY: the lists are constants; the emulator keeps what it needs for a launch by thread.
@@ -116,7 +159,20 @@ impl EmulatedDriver {
     pub fn of(architecture: Architecture, schedule: Schedule) -> EmulatedDriver {
         let runs = |path: Option<u32>| path.is_none_or(|path| path == architecture as u32);
         let tables = tables().into_iter().filter(|(path, _)| runs(*path));
-        EmulatedDriver { kernels: tables.flat_map(|(_, table)| kernels_of(table)).collect(), architecture, schedule }
+        let kernels = tables.flat_map(|(_, table)| kernels_of(table)).collect();
+        EmulatedDriver { kernels, architecture, schedule, traffic: None }
+    }
+
+    /// The same, counting what kernels ask of memory. Only the checked build counts.
+    pub fn counting(schedule: Schedule) -> EmulatedDriver {
+        EmulatedDriver { traffic: Some(Arc::default()), ..EmulatedDriver::new(schedule) }
+    }
+
+    /// What has been counted so far, by kernel.
+    pub fn traffic(&self) -> BTreeMap<&'static str, Traffic> {
+        let counts =
+            self.traffic.as_ref().map(|traffic| traffic.lock().unwrap_or_else(PoisonError::into_inner).clone());
+        counts.unwrap_or_default()
     }
 }
 
@@ -136,6 +192,36 @@ fn kernels_of(mut kernel: *const Kernel) -> Vec<(&'static str, &'static Kernel)>
         // SAFETY: the end has not been reached.
         kernel = unsafe { kernel.add(1) };
     }
+}
+
+/// A sentence of the emulator in which each `{0x1234}` is replaced by its place in the source.
+fn with_lines(sentence: &str) -> String {
+    let mut parts = sentence.split("{0x");
+    let mut text = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let address =
+            part.split_once('}').and_then(|(digits, rest)| Some((usize::from_str_radix(digits, 16).ok()?, rest)));
+        match address {
+            Some((address, rest)) => text.extend([&line_of(address), rest]),
+            None => text.extend(["{0x", part]),
+        }
+    }
+    text
+}
+
+/// Where in `kernels/` the call that returns to `address` stands: `conv.cu:88 from conv.cu:169`, and so on outwards for
+/// as long as functions are inlined. Primitives and the emulator are left out: who uses them is what matters.
+fn line_of(address: usize) -> String {
+    let mut lines = Vec::new();
+    backtrace::resolve(address as *mut c_void, |symbol| {
+        let Some((path, line)) = symbol.filename().zip(symbol.lineno()) else { return };
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let is_kernel = name.ends_with(".cu") || name.ends_with(".cuh");
+        if is_kernel && name != "primitives.cuh" {
+            lines.push(format!("{name}:{line}"));
+        }
+    });
+    if lines.is_empty() { "a line that this build does not know".into() } else { lines.join(" from ") }
 }
 
 impl Driver for EmulatedDriver {
@@ -177,11 +263,24 @@ impl Driver for EmulatedDriver {
         Ok(())
     }
 
+    unsafe fn close(&self, from: Address, numbers: usize) {
+        // SAFETY: the caller's promise.
+        unsafe { coronet_emulator_close(from.0 as *const c_void, numbers * size_of::<f32>()) }
+    }
+
+    unsafe fn open(&self, from: Address, numbers: usize) {
+        // SAFETY: the caller's promise.
+        unsafe { coronet_emulator_open(from.0 as *const c_void, numbers * size_of::<f32>()) }
+    }
+
     unsafe fn launch(&self, launch: &Launch) -> Result<()> {
         let Some(kernel) = self.kernels.get(launch.kernel) else {
             return Err(Error::Device(format!("there is no kernel {}", launch.kernel)));
         };
-        let mut problem = [0u8; 600];
+        let mut problem = [0u8; 1000];
+        let mut counts = self.traffic.as_ref().map(|traffic| traffic.lock().unwrap_or_else(PoisonError::into_inner));
+        let counts = counts.as_mut().map(|counts| counts.entry(launch.kernel).or_default());
+        let traffic = counts.map_or(std::ptr::null_mut(), std::ptr::from_mut);
         let status = launch.with_pointers(|arguments| {
             // SAFETY: the arguments are the caller's promise; the rest lives until the call returns.
             unsafe {
@@ -192,6 +291,7 @@ impl Driver for EmulatedDriver {
                     launch.shared_bytes as usize,
                     arguments.as_ptr(),
                     &self.schedule,
+                    traffic,
                     problem.as_mut_ptr().cast(),
                     problem.len(),
                 )
@@ -201,7 +301,7 @@ impl Driver for EmulatedDriver {
             return Ok(());
         }
         let sentence = CStr::from_bytes_until_nul(&problem).map(CStr::to_string_lossy).unwrap_or_default();
-        Err(Error::Device(sentence.into_owned()))
+        Err(Error::Device(with_lines(&sentence)))
     }
 
     fn synchronise(&self) -> Result<()> {

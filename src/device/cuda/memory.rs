@@ -59,6 +59,16 @@ impl Memory {
         self.start
     }
 
+    /// Runs `work` while kernels must not touch these spans.
+    pub fn without<R>(&self, spans: &[Span], work: impl FnOnce() -> R) -> R {
+        // SAFETY: `address` has checked the room; `work` launches kernels and copies nothing.
+        spans.iter().for_each(|&span| unsafe { self.driver.close(self.address(span), span.len) });
+        let result = work();
+        // SAFETY: as above.
+        spans.iter().for_each(|&span| unsafe { self.driver.open(self.address(span), span.len) });
+        result
+    }
+
     /// Writes the same number everywhere in a span.
     pub fn fill(&self, span: Span, number: f32) -> Result<()> {
         // A piece at a time, so that the host never holds a second arena.

@@ -15,7 +15,7 @@ mod resampling;
 
 pub use driver::{Address, Driver, Launch};
 #[cfg(feature = "emulator")]
-pub use emulated::{Architecture, Copies, EmulatedDriver, Order, Schedule};
+pub use emulated::{Architecture, Copies, EmulatedDriver, Order, Schedule, Traffic};
 #[cfg(feature = "cuda")]
 pub use gpu::Gpu;
 pub use ops::Tile;
@@ -157,7 +157,8 @@ impl CudaSession {
         }
         let mut arena = vec![0.0; self.program.arena_len()];
         for step in 0..self.steps.len() {
-            done(step, self.driver.time(&mut || self.start(step))?);
+            let time = self.arena.without(isolation.guards(), || self.driver.time(&mut || self.start(step)));
+            done(step, time?);
             self.arena.read(Span { offset: 0, len: arena.len() }, &mut arena)?;
             let numbers = |span: Span| &arena[span.offset..span.offset + span.len];
             isolation.check(&self.program, step, one_panel, numbers)?;
