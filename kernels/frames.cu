@@ -5,7 +5,7 @@
 // (`resampling.rs`): `taps[i]` says which inputs output i reads, `weights[most * i + k]` is the weight of the k-th of
 // them. Every product and sum is rounded by itself, in the order of the CPU's AVX2 code, so the bits are the CPU's.
 
-#include "primitives.cuh"
+#include "block.cuh"
 
 /// The inputs of an output: `count` of them, from `first` on.
 struct Taps {

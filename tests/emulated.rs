@@ -11,7 +11,9 @@ use coronet::ops::{Case, Op, all_cases};
 use coronet::program::{Placement, Program};
 #[cfg(not(coronet_checked))]
 use coronet::verify::layer_cases;
-use coronet::verify::{Check, verify_all};
+use coronet::verify::{Check, Finding, verify_all};
+#[cfg(not(coronet_checked))]
+use std::collections::BTreeSet;
 
 /// The precisions of tensor cores.
 const ROUNDED: [Precision; 3] = [Precision::Tf32, Precision::Float16, Precision::BFloat16];
@@ -28,11 +30,25 @@ fn kernels_agree_with_the_reference_on_every_case() {
 
 #[cfg(not(coronet_checked))] // as above
 #[test]
-fn tensor_cores_agree_with_the_reference_on_every_convolution() {
-    // With the largest tile; below, the others give the same bits.
-    let device = device(Schedule::ALL[0]).with_tile(Tile::ALL[0]);
+fn tensor_cores_agree_with_the_reference_on_every_convolution_and_no_tile_is_left_out() {
     let checks = convolutions().into_iter().flat_map(|case| ROUNDED.map(|p| Check::Rounded(case.clone(), p)));
-    assert_agreement(checks, &device);
+    let findings = assert_agreement(checks, &device(Schedule::ALL[0]));
+    let kernels: BTreeSet<&str> = findings.iter().flat_map(|f| f.verdict.as_ref().unwrap().kernels.clone()).collect();
+    for precision in ROUNDED {
+        for (family, tile) in ["conv", "conv_backward", "conv_filter_grad"].into_iter().flat_map(with_tiles) {
+            assert!(
+                kernels.contains(&*format!("{family}_{precision}_{tile}")),
+                "{family} {precision} {tile}: {kernels:?}"
+            );
+        }
+    }
+}
+
+/// The tiles that a family of kernels has.
+#[cfg(not(coronet_checked))]
+fn with_tiles(family: &str) -> Vec<(&str, &'static str)> {
+    let largest = (family != "conv_filter_grad").then_some("128x64");
+    largest.into_iter().chain(["64x64", "64x32"]).map(|tile| (family, tile)).collect()
 }
 
 #[cfg(not(coronet_checked))] // the checked build would take minutes
@@ -50,12 +66,13 @@ fn tensor_cores_agree_with_the_reference_on_every_layer_of_the_network() {
     assert_agreement(checks, &device(Schedule::ALL[1]));
 }
 
-fn assert_agreement(checks: impl Iterator<Item = Check>, device: &CudaDevice) {
+fn assert_agreement(checks: impl Iterator<Item = Check>, device: &CudaDevice) -> Vec<Finding> {
     let checks: Vec<Check> = checks.collect();
     let findings = verify_all(&checks, device, 1, &|_| true).unwrap();
     let failures: Vec<String> = findings.iter().filter(|f| !f.passed()).map(|f| format!("{f:?}")).collect();
     println!("{} checks", checks.len());
     assert!(!checks.is_empty() && failures.is_empty(), "{}", failures.join("\n"));
+    findings
 }
 
 /// Whether tensor cores can compute it.

@@ -205,7 +205,7 @@ fn gradient_bound(case: &str) -> f64 {
 
 #[cfg(feature = "cuda")]
 mod gpu {
-    use super::{check_in_precision, check_stages_loss_and_gradients, check_steps_of_sgd, gradient_bound};
+    use super::{cases, check_in_precision, check_stages_loss_and_gradients, check_steps_of_sgd, gradient_bound};
     use coronet::device::Device;
     use coronet::device::cuda::{CudaDevice, Gpu};
 
@@ -227,7 +227,7 @@ mod gpu {
     }
 
     #[test]
-    fn stages_and_loss_are_those_of_the_golden_cases_in_every_precision_of_a_gpu() {
+    fn stages_and_loss_are_those_of_the_golden_cases_in_every_precision_on_a_gpu() {
         let Some(device) = gpu() else { return };
         device.precisions().into_iter().for_each(|precision| check_in_precision(&device, precision, cases()));
     }
@@ -235,7 +235,7 @@ mod gpu {
 
 #[cfg(feature = "emulator")]
 mod emulated {
-    use super::{check_in_precision, check_stages_loss_and_gradients, check_steps_of_sgd, gradient_bound};
+    use super::{cases, check_in_precision, check_stages_loss_and_gradients, check_steps_of_sgd, gradient_bound};
     use coronet::device::Precision;
     use coronet::device::cuda::{CudaDevice, EmulatedDriver, Schedule};
 
@@ -257,7 +257,7 @@ mod emulated {
     }
 
     #[test]
-    fn stages_and_loss_are_those_of_the_golden_cases_in_the_precisions_of_the_emulated_gpu() {
+    fn each_golden_case_has_its_stages_and_loss_in_one_precision_on_the_emulated_gpu() {
         let device = CudaDevice::new(EmulatedDriver::new(Schedule::ALL[0]));
         // All in all would take minutes: each case is run in one of them.
         let rounded = [Precision::Float16, Precision::BFloat16, Precision::Tf32];

@@ -88,7 +88,7 @@ fn has(instructions: &[String], prefix: &str) -> bool {
 }
 
 /// Loads and stores of local memory: spilled registers, and arrays that are indexed at run time.
-fn is_local(name: &String) -> bool {
+fn is_local(name: &str) -> bool {
     name.starts_with("LDL") || name.starts_with("STL")
 }
 
@@ -148,7 +148,7 @@ fn convolutions_copy_asynchronously_where_the_architecture_can() {
 #[test]
 fn convolutions_keep_nothing_in_memory_that_belongs_in_registers() {
     for Kernel { architecture, name, instructions } in convolutions().unwrap_or_default() {
-        assert!(!instructions.iter().any(is_local), "{name} for sm_{architecture}");
+        assert!(!instructions.iter().any(|name| is_local(name)), "{name} for sm_{architecture}");
     }
 }
 
@@ -163,5 +163,5 @@ fn a_kernel_that_keeps_an_array_in_memory_is_found() {
     let architecture = architectures().last().unwrap();
     nvcc.args(["-cubin", "-O3", &format!("-arch=sm_{architecture}"), "-o"]).arg(&image).arg(&source);
     assert!(nvcc.status().unwrap().success());
-    assert!(disassembled(&cuobjdump, &image)[0].instructions.iter().any(is_local));
+    assert!(disassembled(&cuobjdump, &image)[0].instructions.iter().any(|name| is_local(name)));
 }

@@ -349,5 +349,17 @@ pub(super) fn cases() -> Vec<Case> {
             cases.push(Case::new(filter_grad, &[x, y], data));
         }
     }
+    cases.extend([(100, 100), (130, 131)].into_iter().flat_map(cases_of_many_pixels));
     cases
+}
+
+/// Forward and backward with few products for each of many results: devices choose larger tiles there.
+fn cases_of_many_pixels((height, width): (usize, usize)) -> [Case; 2] {
+    let conv = Conv::same(1);
+    let maps = |channels| Shape::maps(1, channels, height, width);
+    let filter = |outputs, inputs| Shape::Filter { outputs, inputs, height: 1, width: 1 };
+    [
+        Case::new(conv, &[maps(8), filter(64, 8)], Data::Integers),
+        Case::new(ConvInputGrad { conv, height, width }, &[maps(8), filter(8, 64)], Data::Integers),
+    ]
 }
