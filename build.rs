@@ -59,7 +59,8 @@ impl KernelFile {
     fn read(path: PathBuf) -> Result<KernelFile> {
         let text = text_of(&path)?;
         let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-        let needs = text.lines().find_map(|line| line.strip_prefix("// needs sm_")?.trim().parse().ok());
+        let needs = text.lines().find_map(|line| line.strip_prefix("// needs sm_"));
+        let needs = needs.map(str::parse).transpose().map_err(|e| format!("{}: needs sm_?: {e}", path.display()))?;
         Ok(KernelFile { stem, kernels: kernels_of(&text), needs, path, text })
     }
 }
@@ -141,7 +142,9 @@ mod cuda {
         let nvcc = Nvcc::find()?;
         let kept = kept_folder(out)?;
         let mut list = String::from("const FATBINS: &[Fatbin] = &[\n");
-        for file in files.iter().filter(|file| !nvcc.architectures_for(file).is_empty()) {
+        // What only tests launch, together with the emulator, is no part of a build without it.
+        let is_wanted = |file: &&KernelFile| cfg!(feature = "emulator") || !file.stem.starts_with("conformance");
+        for file in files.iter().filter(is_wanted).filter(|file| !nvcc.architectures_for(file).is_empty()) {
             let fatbin = nvcc.compile(file, &kept)?;
             let kernels: Vec<&str> = file.kernels.iter().map(|kernel| kernel.name.as_str()).collect();
             let (stem, needs) = (&file.stem, file.needs.unwrap_or(0));
@@ -193,10 +196,8 @@ mod cuda {
 
         /// The architectures that have what a file needs.
         fn architectures_for(&self, file: &KernelFile) -> Vec<&str> {
-            let has_it = |name: &&str| {
-                let number = name.trim_end_matches(|c: char| c.is_ascii_lowercase()).parse::<u32>();
-                number.is_ok_and(|number| file.needs.is_none_or(|needs| number >= needs))
-            };
+            let has_it =
+                |name: &&str| number_of(name).is_some_and(|number| file.needs.is_none_or(|needs| number >= needs));
             self.architectures.iter().map(String::as_str).filter(has_it).collect()
         }
 
@@ -282,6 +283,11 @@ mod cuda {
         text.split_whitespace().find_map(|word| word.parse().ok())
     }
 
+    /// 90 of `90a`.
+    fn number_of(architecture: &str) -> Option<u32> {
+        architecture.strip_suffix(|c: char| c.is_ascii_lowercase()).unwrap_or(architecture).parse().ok()
+    }
+
     fn said_by(program: &Path, argument: &str) -> Result<String> {
         let output = Command::new(program).arg(argument).output();
         let output = output.map_err(|problem| format!("cannot run {}: {problem}", program.display()))?;
@@ -300,11 +306,22 @@ mod cuda {
     /// The architectures to compile for: `CORONET_CUDA_ARCHS`, or those of [`ARCHITECTURES`] that this nvcc knows.
     fn architectures_of(program: &Path) -> Result<Vec<String>> {
         if let Some(wanted) = env::var("CORONET_CUDA_ARCHS").ok().filter(|wanted| !wanted.trim().is_empty()) {
-            return Ok(wanted.split([',', ' ']).filter(|name| !name.is_empty()).map(str::to_owned).collect());
+            let names: Vec<String> =
+                wanted.split([',', ' ']).filter(|name| !name.is_empty()).map(str::to_owned).collect();
+            let strange = names.iter().find(|name| number_of(name).is_none());
+            return match strange {
+                Some(name) => Err(format!("CORONET_CUDA_ARCHS names {name}; write numbers, such as 80,90a").into()),
+                None => Ok(names),
+            };
         }
         let known = said_by(program, "--list-gpu-arch")?;
         let known: Vec<&str> = known.lines().filter_map(|line| line.trim().strip_prefix("compute_")).collect();
-        Ok(ARCHITECTURES.iter().filter(|name| known.contains(name)).map(|name| (*name).to_owned()).collect())
+        let both: Vec<String> =
+            ARCHITECTURES.iter().filter(|name| known.contains(name)).map(|name| (*name).to_owned()).collect();
+        if both.is_empty() {
+            return Err(format!("{} knows none of the architectures that kernels are for", program.display()).into());
+        }
+        Ok(both)
     }
 }
 
@@ -317,7 +334,8 @@ mod emulator {
     /// Kernels that do wrong on purpose, for the emulator's own tests; nvcc never sees them.
     const PROBES: &str = "kernels/emulator/probes.cu";
 
-    /// The architectures whose path through primitives.cuh can be run, as `CORONET_ARCH` names them.
+    /// The architectures whose path through primitives.cuh can be run, as `CORONET_ARCH` names them. So far that of
+    /// sm_90 is that of sm_80.
     const PATHS: [u32; 3] = [75, 80, 90];
     /// What the compiler adds to the kernels.
     #[derive(Clone, Copy, PartialEq, Eq)]

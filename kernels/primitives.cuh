@@ -89,13 +89,9 @@ __device__ __forceinline__ Float16 to_float16(float number) {
 
 /// The bits of the nearest number that tensor cores tell apart, ties away from zero.
 __device__ __forceinline__ uint32_t rounded_to_tf32(uint32_t bits) {
-#if CORONET_ARCH >= 80
     uint32_t rounded;
-    asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(rounded) : "f"(__uint_as_float(bits)));
+    asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(rounded) : "f"(__uint_as_float(bits)));  // from sm_80 on
     return rounded;
-#else
-    return bits;
-#endif
 }
 
 /// sums += a b on tensor cores, a: 16 x 32 bytes, b: 32 bytes x 8, as `mma_tile` describes them.

@@ -1,9 +1,9 @@
 //! The GPU where there is one, and what is said where there is none.
 #![cfg(feature = "cuda")]
 
-use coronet::device::cuda::{CudaDevice, Driver, Gpu};
-use coronet::ops::all_cases;
-use coronet::verify::verify;
+use coronet::device::Device;
+use coronet::device::cuda::{CudaDevice, Driver, Gpu, Tile};
+use coronet::verify::{Check, verify_all};
 use std::process::Command;
 
 #[test]
@@ -13,16 +13,29 @@ fn kernels_agree_with_the_reference_on_every_case_on_a_gpu() {
         Err(error) => return println!("skipped: {error}"),
     };
     println!("{}", gpu.describe());
-    let device = CudaDevice::new(gpu);
-    let mut failures = Vec::new();
-    for case in all_cases() {
-        match verify(&case, &device, 1) {
-            Ok(verdict) if verdict.passed() => {}
-            Ok(verdict) => failures.push(format!("{case}: error {} above {}", verdict.error, verdict.bound)),
-            Err(error) => failures.push(format!("{case}: {error}")),
+    assert_agreement(Check::all().unwrap().into_iter(), &CudaDevice::new(gpu));
+}
+
+#[test]
+fn tensor_cores_agree_with_the_reference_with_every_tile_on_a_gpu() {
+    // What is chosen by size would leave the large tiles to a few cases.
+    for tile in Tile::ALL {
+        match Gpu::new(0) {
+            Ok(gpu) => {
+                let rounded = Check::all().unwrap().into_iter().filter(|check| matches!(check, Check::Rounded(..)));
+                assert_agreement(rounded, &CudaDevice::new(gpu).with_tile(tile));
+            }
+            Err(error) => return println!("skipped: {error}"),
         }
     }
-    assert!(failures.is_empty(), "{}", failures.join("\n"));
+}
+
+fn assert_agreement(checks: impl Iterator<Item = Check>, device: &CudaDevice) {
+    let precisions = device.precisions();
+    let checks: Vec<Check> = checks.filter(|check| check.is_for(&precisions)).collect();
+    let findings = verify_all(&checks, device, 1, &|_| true).unwrap();
+    let failures: Vec<String> = findings.iter().filter(|f| !f.passed()).map(|f| format!("{f:?}")).collect();
+    assert!(!checks.is_empty() && failures.is_empty(), "{}", failures.join("\n"));
 }
 
 /// What opening the GPU says in a process of its own that finds this C program as libcuda.

@@ -63,7 +63,7 @@ void unpack(Format format, uint32_t bits, float* numbers) {
     }
 }
 
-/// Lays an operand out as [row][number along the sum]: a lane holds, of 16 rows, what `register_of` says.
+/// Lays an operand out as [row][number along the sum] from the lanes' registers.
 void gather(const Product& first, void* const* lanes, bool is_a, unsigned extent, float (&to)[MOST][16]) {
     unsigned in_register = first.format == Format::Tf32 ? 1 : 2;
     for (unsigned lane = 0; lane < WARP; lane++) {

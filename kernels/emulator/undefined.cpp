@@ -1,5 +1,5 @@
 // What `-fsanitize=undefined` calls in kernels when C++ leaves something undefined: here it ends the launch
-// with the file and line. the compiler's own run-time library is never linked; of its data only the beginning is read, which
+// with the file and line. The compiler's own run-time library is never linked; of its data only the beginning is read, which
 // is the same for all: where it happened.
 
 #if defined(CORONET_CHECKED) || defined(CORONET_ADDRESS)

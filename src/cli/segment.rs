@@ -48,8 +48,8 @@ pub struct Arguments {
     #[command(flatten)]
     device: DeviceOptions,
 
-    /// What convolutions multiply: float32, or on the tensor cores of a GPU tf32, float16 or bfloat16, rounded from
-    /// float32 and summed in it
+    /// What convolutions, but for the temporal one, multiply: float32, or on the tensor cores of a GPU tf32, float16 (up
+    /// to 65504) or bfloat16, rounded from float32 and summed in it
     #[arg(long, value_name = "P", default_value_t = Precision::Float32)]
     precision: Precision,
 
@@ -94,10 +94,7 @@ fn open_network(arguments: &Arguments) -> Result<Box<dyn WindowNetwork>> {
     if path.is_none() && !arguments.quiet {
         note(&format!("coronet: no --weights: using the {EMBEDDED_ORIGIN}"));
     }
-    let mut device = arguments.device.open(arguments.quiet)?;
-    if arguments.precision != Precision::Float32 {
-        device = device.with_precision(arguments.precision)?;
-    }
+    let device = arguments.device.open(arguments.quiet)?.with_precision(arguments.precision)?;
     let network = EngineNetwork::load(&weights, &*device, Size { width: side, height: side })?;
     Ok(Box::new(network.with_origin(path.map_or(EMBEDDED_ORIGIN.into(), Path::to_string_lossy))))
 }

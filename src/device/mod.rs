@@ -13,7 +13,7 @@ mod precision;
 pub use choice::{DeviceChoice, Opened};
 pub use precision::Precision;
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::graph::{Tensor, ValueId};
 use crate::program::{Program, Target};
 use std::time::Duration;
@@ -24,17 +24,13 @@ pub trait Device: Target + Send + Sync {
     fn describe(&self) -> String;
 
     /// The precisions it can multiply in; float32 is always among them.
-    fn precisions(&self) -> Vec<Precision> {
-        vec![Precision::Float32]
-    }
+    fn precisions(&self) -> Vec<Precision>;
 
     /// The same device, multiplying in `precision`; programs are lowered for it anew.
     ///
     /// # Errors
     /// [`crate::Error::Device`] unless it is one of [`Device::precisions`].
-    fn with_precision(&self, precision: Precision) -> Result<Box<dyn Device>> {
-        Err(Error::Device(format!("{} multiplies in float32 only, not in {precision}", self.describe())))
-    }
+    fn with_precision(&self, precision: Precision) -> Result<Box<dyn Device>>;
 
     /// Binds a program that was lowered for this device to memory of its own.
     ///

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-/// The numbers that convolutions multiply. Values are stored, and sums are taken, in float32 throughout; only the
+/// The numbers that convolutions, but for the temporal one, multiply. Values are stored, and sums are taken, in float32 throughout; only the
 /// operands of the products are rounded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Precision {

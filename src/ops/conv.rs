@@ -353,13 +353,15 @@ pub(super) fn cases() -> Vec<Case> {
     cases
 }
 
-/// Forward and backward with few products for each of many results: devices choose larger tiles there.
-fn cases_of_many_pixels((height, width): (usize, usize)) -> [Case; 2] {
-    let conv = Conv::same(1);
+/// Few channels of many pixels: devices choose larger tiles there, and take the sums of a filter gradient in parts.
+fn cases_of_many_pixels((height, width): (usize, usize)) -> [Case; 3] {
+    let conv = Conv::same(3);
     let maps = |channels| Shape::maps(1, channels, height, width);
-    let filter = |outputs, inputs| Shape::Filter { outputs, inputs, height: 1, width: 1 };
+    let filter = |outputs, inputs| Shape::Filter { outputs, inputs, height: 3, width: 3 };
+    let filter_grad = ConvFilterGrad { conv, kernel_height: 3, kernel_width: 3 };
     [
         Case::new(conv, &[maps(8), filter(64, 8)], Data::Integers),
         Case::new(ConvInputGrad { conv, height, width }, &[maps(8), filter(8, 64)], Data::Integers),
+        Case::new(filter_grad, &[maps(8), maps(40)], Data::Integers),
     ]
 }

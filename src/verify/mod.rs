@@ -76,7 +76,7 @@ pub fn verify(case: &Case, device: &dyn Device, seed: u64) -> Result<Verdict> {
 /// Runs a convolution on a device in a precision, and compares it with the reference of the rounded operands: bit for
 /// bit where the data are whole numbers, else each element within what tensor cores may lose of its sum.
 ///
-/// They sum in float32 and truncate: with K products, `|got - expected| <= (K/4 + 2) 2^-24 sum|a b|`. That is still less
+/// They sum in float32 and truncate: with K products for a result, on average, `|got - expected| <= (K/4 + 2) 2^-24 sum|a b|`. That is still less
 /// than one missing average product for K < 8000.
 ///
 /// # Errors

@@ -2,8 +2,8 @@
 
 use super::*;
 use clap::Parser;
-use coronet::device::Session;
 use coronet::device::cpu::CpuDevice;
+use coronet::device::{Precision, Session};
 use coronet::graph::{Shape, ValueId};
 use coronet::ops::Op;
 use coronet::program::{Program, Target};
@@ -32,6 +32,14 @@ impl Target for Wrong {
 impl Device for Wrong {
     fn describe(&self) -> String {
         "a <wrong> device".into()
+    }
+
+    fn precisions(&self) -> Vec<Precision> {
+        self.device.precisions()
+    }
+
+    fn with_precision(&self, precision: Precision) -> Result<Box<dyn Device>> {
+        self.device.with_precision(precision)
     }
 
     fn load(&self, program: Program) -> Result<Box<dyn Session>> {
@@ -172,6 +180,14 @@ impl Target for Failing {
 impl Device for Failing {
     fn describe(&self) -> String {
         "a failing device".into()
+    }
+
+    fn precisions(&self) -> Vec<Precision> {
+        self.0.precisions()
+    }
+
+    fn with_precision(&self, precision: Precision) -> Result<Box<dyn Device>> {
+        self.0.with_precision(precision)
     }
 
     fn load(&self, _: Program) -> Result<Box<dyn Session>> {

@@ -15,7 +15,7 @@ mod ops;
 pub use microkernel::InstructionSet;
 
 use super::isolation::{Isolation, UNWRITTEN};
-use super::{Device, Session};
+use super::{Device, Precision, Session};
 use crate::error::{Error, Result};
 use crate::graph::{Shape, Source, ValueId};
 use crate::ops::Op;
@@ -78,6 +78,18 @@ impl Device for CpuDevice {
     fn describe(&self) -> String {
         let threads = self.threads();
         format!("cpu, {}, {threads} thread{}", self.set.name(), if threads == 1 { "" } else { "s" })
+    }
+
+    fn precisions(&self) -> Vec<Precision> {
+        vec![Precision::Float32]
+    }
+
+    fn with_precision(&self, precision: Precision) -> Result<Box<dyn Device>> {
+        if precision != Precision::Float32 {
+            let problem = format!("{} multiplies in float32 only, not in {precision}", self.describe());
+            return Err(Error::Device(problem));
+        }
+        Ok(Box::new(self.clone()))
     }
 
     fn load(&self, program: Program) -> Result<Box<dyn Session>> {

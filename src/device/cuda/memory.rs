@@ -15,11 +15,16 @@ pub(super) struct Memory {
 impl Memory {
     /// Memory of `len` numbers, all 0.
     pub fn zeroed(driver: &Arc<dyn Driver>, len: usize) -> Result<Memory> {
-        let refused = || Error::Device(format!("out of memory: the program's arena needs {} MB", len / 250_000));
-        let bytes = len.max(1).checked_mul(size_of::<f32>()).ok_or_else(refused)?;
-        let memory = Memory { driver: driver.clone(), start: driver.allocate(bytes)?, len };
+        let memory = Memory::unwritten(driver, len)?;
         memory.fill(Span { offset: 0, len }, 0.0)?;
         Ok(memory)
+    }
+
+    /// Memory of `len` numbers, as the driver gives it.
+    pub fn unwritten(driver: &Arc<dyn Driver>, len: usize) -> Result<Memory> {
+        let refused = || Error::Device(format!("out of memory: the program's arena needs {} MB", len / 250_000));
+        let bytes = len.max(1).checked_mul(size_of::<f32>()).ok_or_else(refused)?;
+        Ok(Memory { driver: driver.clone(), start: driver.allocate(bytes)?, len })
     }
 
     /// The address of a span's first number, checked to leave room for the rest.

@@ -1,4 +1,4 @@
-//! The CUDA device: float32, forward and backward, with the kernels of `kernels/`.
+//! The CUDA device: values in float32, products in a [`Precision`], forward and backward, with the kernels of `kernels/`.
 //!
 //! Loading a program binds each step to memory as a list of launches; running starts them in order. All this is the
 //! same whether a GPU or the emulator runs the kernels: both are a [`Driver`].
@@ -61,6 +61,21 @@ impl CudaDevice {
     }
 }
 
+impl CudaDevice {
+    /// An error where the GPU has no tensor cores for a precision, or this build has no kernels.
+    fn check_precision(&self, precision: Precision) -> Result<()> {
+        let needed = ops::architecture(precision);
+        let why = if self.driver.architecture() < needed {
+            format!("that needs sm_{needed} or newer")
+        } else if !self.driver.has_kernel(ops::a_kernel(precision)) {
+            format!("this build has no kernels for it; build again with {needed} or newer in CORONET_CUDA_ARCHS")
+        } else {
+            return Ok(());
+        };
+        Err(Error::Device(format!("{} cannot multiply in {precision}: {why}", self.driver.describe())))
+    }
+}
+
 impl Target for CudaDevice {
     fn storage(&self, shape: Shape) -> usize {
         layout::storage(shape)
@@ -80,18 +95,11 @@ impl Device for CudaDevice {
     }
 
     fn precisions(&self) -> Vec<Precision> {
-        let has = |precision: &Precision| self.driver.architecture() >= ops::architecture(*precision);
-        Precision::ALL.into_iter().filter(has).collect()
+        Precision::ALL.into_iter().filter(|precision| self.check_precision(*precision).is_ok()).collect()
     }
 
     fn with_precision(&self, precision: Precision) -> Result<Box<dyn Device>> {
-        let (found, needed) = (self.driver.architecture(), ops::architecture(precision));
-        if found < needed {
-            let gpu = self.driver.describe();
-            return Err(Error::Device(format!(
-                "{gpu} cannot multiply in {precision}: that needs sm_{needed} or newer"
-            )));
-        }
+        self.check_precision(precision)?;
         Ok(Box::new(CudaDevice { precision, ..self.clone() }))
     }
 
@@ -125,7 +133,14 @@ impl CudaSession {
                 return Err(Error::Device(problem));
             }
         }
-        let arena = Memory::zeroed(&driver, program.arena_len())?;
+        let arena = Memory::unwritten(&driver, program.arena_len())?;
+        // What steps compute stays unwritten, so that tools can find a step that reads it too early.
+        for &id in program.steps().iter().flat_map(|step| &step.inputs) {
+            let given = !matches!(program.value(id).source, Source::Node(_));
+            if let Some(span) = program.span(id).filter(|_| given) {
+                arena.fill(span, 0.0)?;
+            }
+        }
         let steps: Vec<Vec<Launch>> =
             (0..program.steps().len()).map(|step| bind(device, &program, step, &arena)).collect();
         let missing = |launch: &&Launch| !driver.has_kernel(launch.kernel);

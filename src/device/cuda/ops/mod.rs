@@ -15,7 +15,7 @@ mod temporal_conv;
 mod tensor_conv;
 
 pub use tensor_conv::Tile;
-pub(super) use tensor_conv::architecture;
+pub(super) use tensor_conv::{a_kernel, architecture};
 
 use super::driver::{Address, Launch};
 use crate::device::Precision;

@@ -26,6 +26,16 @@ pub(in super::super) fn architecture(precision: Precision) -> u32 {
     }
 }
 
+/// The name of a kernel that is there where a precision's kernels are.
+pub(in super::super) fn a_kernel(precision: Precision) -> &'static str {
+    match precision {
+        Precision::Float32 => "conv",
+        Precision::Tf32 => "conv_tf32_64x32",
+        Precision::Float16 => "conv_float16_64x32",
+        Precision::BFloat16 => "conv_bfloat16_64x32",
+    }
+}
+
 /// The results that a block of a convolution on tensor cores owns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Tile {
