@@ -1,8 +1,9 @@
 //! All there is to verify, as a list of checks that each have a text of their own, and the run over such a list.
 
-use super::{Verdict, layer_cases, verify, verify_gradient, verify_rounded};
+use super::{Verdict, layer_cases, results, verify, verify_gradient, verify_rounded};
 use crate::device::{Device, Precision};
 use crate::error::{Error, Result};
+use crate::graph::Tensor;
 use crate::ops::{Case, Data, Fit, Op, all_cases};
 use std::fmt;
 
@@ -71,6 +72,23 @@ impl Check {
         !is_rule && self.case().fit == Fit::Exact
     }
 
+    /// What the device computes for it, compared with nothing; the verdict says only how long that took and who did it.
+    /// Gradient rules compute nothing on a device.
+    ///
+    /// # Errors
+    /// As [`Check::run`].
+    pub fn results(&self, device: &dyn Device, seed: u64) -> Result<(Vec<Tensor>, Verdict)> {
+        let mut verdict = Verdict::within(0.0);
+        let results = match self {
+            Check::Results(case) => results(case, &case.draw(seed), device, &mut verdict)?,
+            Check::Rounded(case, precision) => {
+                results(case, &case.draw(seed), &*device.with_precision(*precision)?, &mut verdict)?
+            }
+            Check::GradientRule(_) => Vec::new(),
+        };
+        Ok((results, verdict))
+    }
+
     /// Runs it; gradient rules take neither the device nor the seed into account.
     ///
     /// # Errors
@@ -95,7 +113,7 @@ impl fmt::Display for Check {
 }
 
 /// Whether it is computed by matrix products, which tensor cores can do.
-fn is_of_products(op: &Op) -> bool {
+pub fn is_of_products(op: &Op) -> bool {
     matches!(op, Op::Conv(_) | Op::ConvInputGrad(_) | Op::ConvFilterGrad(_) | Op::TransposedConv(_))
 }
 

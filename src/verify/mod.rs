@@ -5,7 +5,7 @@
 mod check;
 mod network;
 
-pub use check::{Check, Finding, verify_all};
+pub use check::{Check, Finding, is_of_products, verify_all};
 pub use network::layer_cases;
 
 use crate::device::{Device, Precision};
