@@ -22,6 +22,9 @@ pub enum Build {
     Checked,
 }
 
+/// Kernels have everyday names, which must not meet those of other libraries.
+const HIDDEN: [&str; 1] = ["-fvisibility=hidden"];
+
 impl Build {
     fn command(self) -> Command {
         let mut command = Command::new(if self == Build::Plain { "c++" } else { "clang++" });
@@ -32,9 +35,10 @@ impl Build {
         command
     }
 
-    fn kernel_flags(self) -> &'static [&'static str] {
+    /// Of the code that is tried: kernels that only work beside it need no instruments.
+    fn mutant_flags(self) -> &'static [&'static str] {
         match self {
-            Build::Plain => &["-fvisibility=hidden"],
+            Build::Plain => &HIDDEN,
             Build::Checked => &["-fvisibility=hidden", "-fsanitize=thread,undefined", "-fno-sanitize=vptr,function"],
         }
     }
@@ -66,11 +70,13 @@ impl Compiler {
         let compiler = Compiler { build, kernels, sources: env!("OUT_DIR").into(), folder };
         let header = compiler.folder.join("emulator.h");
         fs::write(&header, "#include \"emulator/cuda.h\"\n#include \"emulator/matrix.h\"\n")?;
-        let mut command = compiler.kernel_command();
-        command.args(["-x", "c++-header"]).arg(&header).arg("-o").arg(header.with_extension(match build {
-            Build::Plain => "h.gch",
-            Build::Checked => "h.pch",
-        }));
+        let mut command = compiler.command();
+        command.args(build.mutant_flags()).args(["-x", "c++-header"]).arg(&header).arg("-o").arg(
+            header.with_extension(match build {
+                Build::Plain => "h.gch",
+                Build::Checked => "h.pch",
+            }),
+        );
         finish(command)?;
         Ok(compiler)
     }
@@ -78,12 +84,6 @@ impl Compiler {
     fn command(&self) -> Command {
         let mut command = self.build.command();
         command.arg("-I").arg(&self.kernels);
-        command
-    }
-
-    fn kernel_command(&self) -> Command {
-        let mut command = self.command();
-        command.args(self.build.kernel_flags());
         command
     }
 
@@ -108,7 +108,7 @@ impl Compiler {
     pub fn originals(&self, stems: &[String]) -> Result<Library> {
         let folder = self.folder.join("originals");
         self.copy_texts(&folder)?;
-        let objects = crate::in_parallel(stems, |stem| self.object(stem, &folder));
+        let objects = crate::in_parallel(stems, |stem| self.object(stem, &folder, &HIDDEN));
         let objects = objects.into_iter().collect::<Result<Vec<_>, String>>()?;
         self.link(&folder, &objects, stems)
     }
@@ -127,7 +127,7 @@ impl Compiler {
             Ok(fs::write(folder.join(file), text)?)
         };
         make().map_err(|problem| problem.to_string())?;
-        let object = self.object(stem, &folder)?;
+        let object = self.object(stem, &folder, self.build.mutant_flags())?;
         let code = |object: &Path| fs::read(object).map_err(|problem| problem.to_string());
         if code(&object)? == self.original_code(stem).map_err(|problem| problem.to_string())? {
             return Ok(None);
@@ -153,13 +153,16 @@ impl Compiler {
         Ok(())
     }
 
-    fn object(&self, stem: &str, folder: &Path) -> Result<PathBuf, String> {
+    fn object(&self, stem: &str, folder: &Path, flags: &[&str]) -> Result<PathBuf, String> {
         let make = || -> Result<PathBuf> {
             let source = folder.join(format!("{stem}.cpp"));
             fs::write(&source, self.source(stem)?)?;
             let object = source.with_extension("o");
-            let mut command = self.kernel_command();
-            command.current_dir(folder).arg("-include").arg(self.folder.join("emulator.h"));
+            let mut command = self.command();
+            command.args(flags).current_dir(folder);
+            if flags == self.build.mutant_flags() {
+                command.arg("-include").arg(self.folder.join("emulator.h"));
+            }
             command.args(["-c", &format!("{stem}.cpp"), "-o"]).arg(&object);
             finish(command)?;
             Ok(object)

@@ -22,6 +22,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use tempfile::TempDir;
 
 /// Break the kernels, one thing at a time, and count how often the cases notice
 #[derive(Parser)]
@@ -99,7 +100,7 @@ fn test(arguments: &Arguments) -> Result<bool> {
         std::fs::write(path, report.json()?)?;
     }
     let is_full = arguments.sample.is_none() && arguments.file.is_none();
-    println!("{}", report.table());
+    println!("{}", report.table(is_full));
     Ok(report.is_good(is_full))
 }
 
@@ -143,10 +144,11 @@ pub fn in_parallel<T: Sync, R: Send>(items: &[T], each: impl Fn(&T) -> R + Sync)
     made.into_iter().map(|(_, result)| result).collect()
 }
 
-/// `target/mutation`; OUT_DIR is `target/PROFILE/build/PACKAGE/out`.
-fn folder() -> PathBuf {
+/// A folder in `target` for this run; OUT_DIR is `target/PROFILE/build/PACKAGE/out`.
+fn folder() -> Result<TempDir> {
     let out = Path::new(env!("OUT_DIR"));
-    out.ancestors().nth(4).unwrap_or(out).join("mutation")
+    let target = out.ancestors().nth(4).unwrap_or(out);
+    Ok(tempfile::Builder::new().prefix("mutation-").tempdir_in(target)?)
 }
 
 /// The kernels as they are, compiled, with the emulator they run on.
@@ -157,15 +159,19 @@ struct Rig {
 }
 
 impl Rig {
-    fn new(build: Build, stems: &[String]) -> Result<Rig> {
-        let compiler = Compiler::new(build, &folder())?;
+    fn new(build: Build, folder: &Path, stems: &[String]) -> Result<Rig> {
+        let compiler = Compiler::new(build, folder)?;
         let (emulator, originals) = (compiler.emulator()?, compiler.originals(stems)?);
         Ok(Rig { compiler, emulator, originals })
     }
 }
 
+/// The checked build is an order of magnitude slower: it does the quickest runs, as many as take the plain one this long.
+const SECONDS_CHECKED: f64 = 1.0;
+
 /// All that mutants are judged by.
 struct Bench {
+    folder: TempDir,
     stems: Vec<String>,
     /// For each kernel file the files that it includes, and those that these include.
     includes: BTreeMap<String, Vec<String>>,
@@ -177,49 +183,61 @@ struct Bench {
 
 impl Bench {
     fn new(texts: &BTreeMap<String, String>) -> Result<Bench> {
+        println!("compiling the kernels as they are");
         let stems: Vec<String> = texts.keys().filter_map(|name| Some(name.strip_suffix(".cu")?.to_owned())).collect();
-        let plain = Rig::new(Build::Plain, &stems)?;
+        let folder = folder()?;
+        let plain = Rig::new(Build::Plain, folder.path(), &stems)?;
         let libraries = vec![plain.originals.clone()];
-        let order = Order { emulator: plain.emulator.clone(), libraries, task: Task::Measure };
-        let Answer::Measured(mut all) = order.given_to_a_process()? else { return Err("nothing was measured".into()) };
+        println!("running the cases on them");
+        let of = std::thread::available_parallelism().map_or(1, usize::from);
+        let shares: Vec<usize> = (0..of).collect();
+        let measured = in_parallel(&shares, |&share| {
+            let (emulator, libraries) = (plain.emulator.clone(), libraries.clone());
+            let order = Order { emulator, libraries, task: Task::Measure { share, of } };
+            match order.given_to_a_process().map_err(|problem| problem.to_string())? {
+                Answer::Measured(runs) => Ok(runs),
+                _ => Err("nothing was measured".to_owned()),
+            }
+        });
+        let mut all = measured.into_iter().collect::<Result<Vec<_>, String>>()?.concat();
         all.sort_by(|a, b| a.seconds.total_cmp(&b.seconds));
         let uses = |stem: &String| {
             let text = &texts[&format!("{stem}.cu")];
-            let launches = |kernel: &String| text.contains(&format!("{kernel}("))  || text.contains(&format!("({kernel},"));
+            let launches =
+                |kernel: &String| text.contains(&format!("{kernel}(")) || text.contains(&format!("({kernel},"));
             let runs = all.iter().filter(|run| run.kernels.iter().any(launches)).cloned();
             (stem.clone(), runs.collect())
         };
         let runs = stems.iter().map(uses).collect();
         let includes = stems.iter().map(|stem| (stem.clone(), included(&format!("{stem}.cu"), texts))).collect();
-        Ok(Bench { stems, includes, plain, checked: OnceLock::new(), runs })
+        Ok(Bench { folder, stems, includes, plain, checked: OnceLock::new(), runs })
     }
 
     /// What becomes of a mutant: tried on each kernel file that its text is part of, quickly first.
     fn fate(&self, mutant: &Mutant, text: &str) -> Fate {
         let text = mutant.apply(text);
         let users = self.stems.iter().filter(|stem| self.includes[*stem].contains(&mutant.file));
-        let users: Vec<&String> = users.collect();
-        let mut fate = Fate::SameCode;
-        for build in [Build::Plain, Build::Checked] {
-            for stem in &users {
-                match self.try_on(build, stem, mutant, &text) {
-                    Fate::SameCode => {}
-                    Fate::Survived => fate = Fate::Survived,
-                    decided => return decided,
-                }
-            }
-            if fate == Fate::SameCode {
-                return fate;
+        let mut survived = Vec::new();
+        for stem in users {
+            match self.try_on(Build::Plain, stem, mutant, &text) {
+                Fate::SameCode => {}
+                Fate::Survived => survived.push(stem),
+                decided => return decided,
             }
         }
-        fate
+        if survived.is_empty() {
+            return Fate::SameCode;
+        }
+        let checked = survived.into_iter().map(|stem| self.try_on(Build::Checked, stem, mutant, &text));
+        checked.into_iter().find(|fate| *fate != Fate::Survived).unwrap_or(Fate::Survived)
     }
 
     fn try_on(&self, build: Build, stem: &str, mutant: &Mutant, text: &str) -> Fate {
         let rig = match build {
             Build::Plain => &self.plain,
             Build::Checked => {
-                match self.checked.get_or_init(|| Rig::new(build, &self.stems).map_err(|e| e.to_string())) {
+                let made = || Rig::new(build, self.folder.path(), &self.stems).map_err(|e| e.to_string());
+                match self.checked.get_or_init(made) {
                     Ok(rig) => rig,
                     Err(problem) => return Fate::Failed(problem.clone()),
                 }
@@ -240,7 +258,14 @@ impl Bench {
             Build::Plain => (vec![0, 1, 2], 10.0),
             Build::Checked => (vec![0], 60.0),
         };
-        let runs = self.runs[stem].clone();
+        let mut runs = self.runs[stem].clone();
+        if rig.compiler.build == Build::Checked {
+            let mut seconds = 0.0;
+            runs.retain(|run| {
+                seconds += run.seconds;
+                seconds < SECONDS_CHECKED
+            });
+        }
         let libraries = vec![rig.originals.clone(), mutant];
         let task = Task::Judge { runs, schedules, seconds_for_one };
         Ok(match (Order { emulator: rig.emulator.clone(), libraries, task }).given_to_a_process()? {

@@ -136,9 +136,8 @@ impl Source<'_> {
     /// Whether a space stands on both sides, as around binary operators.
     fn is_spaced(&self, at: usize) -> bool {
         let token = &self.tokens[at];
-        let space = |at: Option<usize>| {
-            at.and_then(|at| self.text.as_bytes().get(at)).is_some_and(u8::is_ascii_whitespace)
-        };
+        let space =
+            |at: Option<usize>| at.and_then(|at| self.text.as_bytes().get(at)).is_some_and(u8::is_ascii_whitespace);
         space(token.start.checked_sub(1)) && space(Some(token.end))
     }
 

@@ -112,12 +112,16 @@ impl Report {
         !went_wrong && total.unexplained == 0 && enough
     }
 
-    /// A line for each file, then what must be looked at.
-    pub fn table(&self) -> String {
-        let mut text = format!("{:<20} {:>7} {:>7} {:>7} {:>10} {:>12}\n", "", "mutants", "killed", "", "explained", "unexplained");
+    /// A line for each file, then what must be looked at; of a run over all mutants explanations left over, too.
+    pub fn table(&self, is_full: bool) -> String {
+        let mut text = format!(
+            "{:<20} {:>7} {:>7} {:>7} {:>10} {:>12}\n",
+            "", "mutants", "killed", "", "explained", "unexplained"
+        );
         let mut line = |name: &str, count: Count| {
             let (share, Count { mutants, killed, explained, unexplained }) = (100.0 * count.killed_share(), count);
-            let _ = writeln!(text, "{name:<20} {mutants:>7} {killed:>7} {share:>6.1}% {explained:>10} {unexplained:>12}");
+            let _ =
+                writeln!(text, "{name:<20} {mutants:>7} {killed:>7} {share:>6.1}% {explained:>10} {unexplained:>12}");
         };
         self.counts().into_iter().for_each(|(file, count)| line(file, count));
         line("all", self.total());
@@ -127,6 +131,9 @@ impl Report {
             let (file, number, line, mutated) = (&mutant.file, mutant.line_number, &mutant.line, &mutant.mutated);
             let _ = writeln!(text, "survives: {file}:{number}\n    {line}\n    {mutated}");
         }
+        for stale in self.stale().iter().filter(|_| is_full) {
+            let _ = writeln!(text, "explained, but does not survive: {stale}");
+        }
         text
     }
 
@@ -134,8 +141,9 @@ impl Report {
     pub fn json(&self) -> Result<String> {
         let mutants = self.pairs().map(|(mutant, fate)| {
             let Mutant { file, line_number, line, mutated, .. } = mutant;
-            let fate = fate.to_string();
-            serde_json::json!({ "file": file, "number": line_number, "line": line, "mutated": mutated, "fate": fate })
+            let (fate, why) = (fate.to_string(), self.explained.iter().find(|entry| entry.explains(mutant)));
+            let why = why.map(|entry| format!("{}: {}", if entry.equivalent { "equivalent" } else { "gap" }, entry.why));
+            serde_json::json!({ "file": file, "number": line_number, "line": line, "mutated": mutated, "fate": fate, "why": why })
         });
         Ok(serde_json::to_string_pretty(&mutants.collect::<Vec<_>>())?)
     }

@@ -5,8 +5,8 @@
 //! measured first, as a hash: results that are the same bits need no comparison with the reference.
 
 use crate::compiler::{Library, Result};
+use coronet::device::Precision;
 use coronet::device::cuda::{Architecture, CudaDevice, EmulatedDriver, Schedule, Tile};
-use coronet::device::{Device, Precision};
 use coronet::graph::Tensor;
 use coronet::ops::all_cases;
 use coronet::verify::Check;
@@ -23,13 +23,11 @@ use std::time::{Duration, Instant};
 /// What the data of all runs are drawn from.
 const SEED: u64 = 1;
 
-/// A check in one of the ways in which the device may compute it.
+/// A check as it goes on kernels as they are; that it passes is the tests' affair.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Run {
     /// Its number among [`checks`].
     check: usize,
-    /// Of convolutions on tensor cores, its number among `Tile::ALL`.
-    tile: Option<usize>,
     /// Of the results on kernels as they are.
     hash: u64,
     /// How long they took.
@@ -41,9 +39,10 @@ pub struct Run {
 /// What a process is to do.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Task {
-    /// To measure all runs, on kernels as they are.
-    Measure,
-    /// To look for a run that fails, under each of these schedules.
+    /// To measure one of so many equal shares of all runs, on kernels as they are.
+    Measure { share: usize, of: usize },
+    /// To look for a run that fails, under each of these schedules. On tensor cores each goes with another tile: all
+    /// must give the same bits.
     Judge { runs: Vec<Run>, schedules: Vec<usize>, seconds_for_one: f64 },
 }
 
@@ -82,7 +81,7 @@ impl Order {
         }
         let said = String::from_utf8_lossy(&output.stderr);
         let last = said.lines().last().unwrap_or_default();
-        if matches!(self.task, Task::Measure) {
+        if matches!(self.task, Task::Measure { .. }) {
             return Err(format!("the kernels as they are: {last} ({})", output.status).into());
         }
         let why = if last == ENDLESS { ENDLESS.to_owned() } else { format!("crashed: {}", output.status) };
@@ -93,11 +92,11 @@ impl Order {
     pub fn carry_out(&self) -> Result<Answer> {
         let loaded = LoadedKernels::new(self)?;
         match &self.task {
-            Task::Measure => Ok(Answer::Measured(loaded.measure()?)),
+            &Task::Measure { share, of } => Ok(Answer::Measured(loaded.measure(share, of)?)),
             Task::Judge { runs, schedules, seconds_for_one } => {
                 let watch = Watch::start();
                 for &schedule in schedules {
-                    let device = loaded.device(Schedule::ALL[schedule]);
+                    let device = loaded.device(schedule);
                     for run in runs {
                         watch.allow(seconds_for_one + 50.0 * run.seconds);
                         if let Some(why) = run.failure(&device) {
@@ -130,39 +129,25 @@ fn hash_of(results: &[Tensor]) -> u64 {
     hasher.finish()
 }
 
-/// The device as a run wants it.
-fn with_tile(device: &CudaDevice, tile: Option<usize>) -> CudaDevice {
-    match tile {
-        Some(tile) => device.clone().with_tile(Tile::ALL[tile]),
-        None => device.clone(),
-    }
-}
-
 impl Run {
-    /// Measures a check, which must pass.
-    fn measure(check: usize, of: &Check, tile: Option<usize>, device: &CudaDevice) -> Result<Run> {
-        let device = with_tile(device, tile);
+    fn measure(number: usize, check: &Check, device: &CudaDevice) -> Result<Run> {
         let begun = Instant::now();
-        let (results, verdict) = of.results(&device, SEED)?;
-        let seconds = begun.elapsed().as_secs_f64();
-        if !of.run(&device, SEED)?.passed() {
-            return Err(format!("{of} fails").into());
-        }
+        let (results, verdict) = check.results(device, SEED)?;
         let kernels = verdict.kernels.iter().map(|&kernel| kernel.to_owned()).collect();
-        Ok(Run { check, tile, hash: hash_of(&results), seconds, kernels })
+        Ok(Run { check: number, hash: hash_of(&results), seconds: begun.elapsed().as_secs_f64(), kernels })
     }
 
     /// Why it fails, if it does.
     fn failure(&self, device: &CudaDevice) -> Option<String> {
-        let (check, device) = (&CHECKS.with(|checks| checks[self.check].clone()), with_tile(device, self.tile));
-        let results = match check.results(&device, SEED) {
+        let check = &CHECKS.with(|checks| checks[self.check].clone());
+        let results = match check.results(device, SEED) {
             Ok((results, _)) => results,
             Err(error) => return Some(error.to_string()),
         };
         if hash_of(&results) == self.hash {
             return None;
         }
-        match check.run(&device, SEED) {
+        match check.run(device, SEED) {
             Ok(verdict) if verdict.passed() => None,
             Ok(verdict) => Some(format!("{} {} in {check}", verdict.error, check.measure())),
             Err(error) => Some(error.to_string()),
@@ -199,29 +184,23 @@ impl LoadedKernels {
         Ok(LoadedKernels { emulator, lists })
     }
 
-    fn device(&self, schedule: Schedule) -> CudaDevice {
+    /// A device under a schedule, with a tile of its own.
+    fn device(&self, number: usize) -> CudaDevice {
         let symbol = |name: &str| {
             // SAFETY: only its address is taken.
             let symbol = unsafe { self.emulator.get::<*const c_void>(name) };
             symbol.map_or(std::ptr::null(), |symbol| symbol.as_raw_ptr().cast_const())
         };
+        let schedule = Schedule::ALL[number];
         // SAFETY: compiled from the emulator's own source, and what `build.rs` makes of kernels; never unloaded.
-        CudaDevice::new(unsafe { EmulatedDriver::of_library(symbol, &self.lists, Architecture::Sm80, schedule) })
+        let driver = unsafe { EmulatedDriver::of_library(symbol, &self.lists, Architecture::Sm80, schedule) };
+        CudaDevice::new(driver).with_tile(Tile::ALL[number])
     }
 
-    fn measure(&self) -> Result<Vec<Run>> {
-        let device = self.device(Schedule::ALL[0]);
-        let mut runs = Vec::new();
-        for (number, check) in checks().iter().enumerate() {
-            let tiles = match check {
-                Check::Rounded(..) => vec![Some(0), Some(1), Some(2)],
-                _ => vec![None],
-            };
-            for tile in tiles {
-                runs.push(Run::measure(number, check, tile, &device)?);
-            }
-        }
-        Ok(runs)
+    fn measure(&self, share: usize, of: usize) -> Result<Vec<Run>> {
+        let (device, checks) = (self.device(0), checks());
+        let mine = checks.iter().enumerate().skip(share).step_by(of);
+        mine.map(|(number, check)| Run::measure(number, check, &device)).collect()
     }
 }
 
