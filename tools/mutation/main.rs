@@ -76,7 +76,10 @@ fn test(arguments: &Arguments) -> Result<bool> {
         }
         chosen.retain(|mutant| mutant.file == *file);
     }
+    let explained = survivors::Explained::all()?;
     if let Some(count) = arguments.sample {
+        // Those cost the most, and are of interest only when they all are tried.
+        chosen.retain(|mutant| !explained.iter().any(|entry| entry.explains(mutant)));
         let seed = arguments.seed.unwrap_or_else(|| hash_of(&texts));
         println!("{count} of {} mutants, drawn with --seed {seed}", chosen.len());
         chosen.sort_by_key(|mutant| hash_of(&(seed, &mutant.file, mutant.span.start, &mutant.mutated)));
@@ -95,7 +98,7 @@ fn test(arguments: &Arguments) -> Result<bool> {
         println!("{number}/{} {}:{}: {fate}: {}", chosen.len(), mutant.file, mutant.line_number, mutant.mutated);
         fate
     });
-    let report = Report::new(chosen, fates, survivors::Explained::all()?);
+    let report = Report::new(chosen, fates, explained);
     if let Some(path) = &arguments.json {
         std::fs::write(path, report.json()?)?;
     }
