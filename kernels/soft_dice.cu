@@ -28,7 +28,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     sum_p = block_sum(sum_p);
     sum_y = block_sum(sum_y);
     float* entries = sums + static_cast<int>(blockIdx.x) * 3 * LANES;
-    if (threadIdx.x > 0 && threadIdx.x < 3 * LANES && threadIdx.x % LANES != 0) entries[threadIdx.x] = 0.0f;
+    if (threadIdx.x < 3 * LANES && threadIdx.x % LANES != 0) entries[threadIdx.x] = 0.0f;
     if (threadIdx.x == 0) {
         entries[0] = both;
         entries[LANES] = sum_p;

@@ -4,11 +4,9 @@
 use coronet::Result;
 use coronet::device::cuda::{Address, Architecture, CudaDevice, Driver, EmulatedDriver, Launch, Schedule, Tile};
 use coronet::device::{Device, Precision};
-use coronet::graph::{Graph, ValueId};
 #[cfg(not(coronet_checked))]
 use coronet::ops::Fit;
 use coronet::ops::{Case, Op, all_cases};
-use coronet::program::{Placement, Program};
 #[cfg(not(coronet_checked))]
 use coronet::verify::layer_cases;
 use coronet::verify::{Check, Finding, verify_all};
@@ -86,16 +84,8 @@ fn convolutions() -> Vec<Case> {
 
 /// Every result of a case as bits.
 fn bits(case: &Case, device: &dyn Device) -> Vec<u32> {
-    let mut graph = Graph::new();
-    let inputs: Vec<ValueId> = case.inputs.iter().map(|&(shape, _)| graph.input("input", shape)).collect();
-    let outputs = graph.apply("case", case.op.clone(), &inputs).unwrap();
-    let program = Program::lower(&graph, &outputs, device, Placement::Shared).unwrap();
-    let mut session = device.load(program).unwrap();
-    for (id, tensor) in inputs.iter().zip(case.draw(2)) {
-        session.write(*id, tensor.data()).unwrap();
-    }
-    session.run().unwrap();
-    outputs.iter().flat_map(|&id| session.read(id).unwrap().into_data()).map(f32::to_bits).collect()
+    let (results, _) = Check::Results(case.clone()).results(device, 2).unwrap();
+    results.into_iter().flat_map(|result| result.into_data()).map(f32::to_bits).collect()
 }
 
 #[test]

@@ -1,14 +1,17 @@
 //! What isolated values are for: steps that write outside their results, or read what nobody has written, are found.
 //!
-//! Before a run everything that steps compute, and the guards between values, is filled with a NaN of its own. After
+//! Before a run everything that steps compute, and the guards between values, is filled with NaNs. After
 //! each step the guards must still hold it, and the padding of the step's results must be zero.
 
 use super::layout::{self, Panels};
 use crate::error::{Error, Result};
 use crate::program::{Placement, Program, Span};
 
-/// What memory holds that was never written.
-pub(super) const UNWRITTEN: u32 = 0x7fc0_dead;
+/// What number `at` of an arena is when it was never written: a NaN of its own, so that a step which reads past one
+/// value and writes past another shows, too. None of them is the NaN that arithmetic makes.
+pub(super) fn unwritten(at: usize) -> f32 {
+    f32::from_bits(0x7fc0_0001 + (at as u32 & 0x1f_ffff))
+}
 
 /// The ranges of an arena that a run is checked by.
 #[derive(Debug)]
@@ -36,7 +39,7 @@ impl Isolation {
         &self.guards
     }
 
-    /// What to fill with [`UNWRITTEN`] before a run.
+    /// What to fill with [`unwritten`] numbers before a run.
     pub fn poisoned(&self) -> impl Iterator<Item = Span> + '_ {
         self.computed.iter().chain(&self.guards).copied()
     }
@@ -54,7 +57,9 @@ impl Isolation {
         numbers: impl Fn(Span) -> &'a [f32],
     ) -> Result<()> {
         let name = &program.steps()[step].name;
-        if let Some(span) = self.guards.iter().find(|span| numbers(**span).iter().any(|v| v.to_bits() != UNWRITTEN)) {
+        let is_written = |(index, number): (usize, &f32)| number.to_bits() != unwritten(index).to_bits();
+        let touched = |span: &&Span| (span.offset..).zip(numbers(**span)).any(is_written);
+        if let Some(span) = self.guards.iter().find(touched) {
             let problem = format!("{name} wrote outside its results, near number {} of the arena", span.offset);
             return Err(Error::Device(problem));
         }

@@ -64,8 +64,10 @@ pub(super) fn cases() -> Vec<Case> {
         Shape::Filter { outputs: 37, inputs: 5, height: 3, width: 3 },
         Shape::Scalar,
     ];
+    let both = |case: Case| [case.clone(), case.with_relu()];
     shapes
         .into_iter()
         .flat_map(|s| [Data::Integers, Data::Normal(0.0)].map(|data| Case::new(Add, &[s, s], data)))
+        .flat_map(both)
         .collect()
 }

@@ -1,6 +1,6 @@
 //! Verification cases: one table serves correctness, gradient and speed on every device.
 
-use super::Op;
+use super::{Epilogues, Op};
 use crate::graph::{Shape, Tensor};
 use crate::random::Random;
 use std::fmt;
@@ -38,6 +38,8 @@ pub struct Case {
     pub inputs: Vec<(Shape, Data)>,
     /// How closely devices must agree.
     pub fit: Fit,
+    /// What follows the first result, for devices to fold into the pass that writes it. A residual is the last input.
+    pub epilogue: Epilogues,
 }
 
 impl Case {
@@ -50,13 +52,41 @@ impl Case {
     pub fn mixed(op: impl Into<Op>, inputs: &[(Shape, Data)]) -> Case {
         let exact = inputs.iter().all(|(_, data)| *data == Data::Integers);
         let fit = if exact { Fit::Exact } else { Fit::Relative(1e-5) };
-        Case { op: op.into(), inputs: inputs.to_vec(), fit }
+        Case { op: op.into(), inputs: inputs.to_vec(), fit, epilogue: Epilogues::NONE }
     }
 
     /// The same case with another bound.
     pub fn within(mut self, bound: f64) -> Case {
         self.fit = Fit::Relative(bound);
         self
+    }
+
+    /// The same case followed by ReLU.
+    pub fn with_relu(mut self) -> Case {
+        self.epilogue.relu = true;
+        self
+    }
+
+    /// The same case with one more input added to its first result, which has this shape.
+    pub fn with_residual(mut self, residual: (Shape, Data)) -> Case {
+        self.inputs.push(residual);
+        self.epilogue.residual = true;
+        self
+    }
+
+    /// The results in float64, for inputs whose shapes the operator accepts.
+    pub fn reference(&self, inputs: &[&Tensor<f64>]) -> Vec<Tensor<f64>> {
+        let (operands, residual) = inputs.split_at(inputs.len() - usize::from(self.epilogue.residual));
+        let mut results = self.op.operator().reference(operands);
+        let first = results.iter_mut().take(1).flat_map(|tensor| tensor.data_mut());
+        for (index, number) in first.enumerate() {
+            *number += residual.first().map_or(0.0, |residual| residual.data()[index]);
+            // A NaN must stay one.
+            if self.epilogue.relu && *number < 0.0 {
+                *number = 0.0;
+            }
+        }
+        results
     }
 
     /// The inputs, the same for the same case and seed, rounded to float32 so that every device gets them exactly.
@@ -72,8 +102,11 @@ impl fmt::Display for Case {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let inputs: Vec<String> = self.inputs.iter().map(|(shape, data)| format!("{shape} {data:?}")).collect();
         let inputs = if inputs.is_empty() { "nothing".to_owned() } else { inputs.join(", ") };
+        let Epilogues { residual, relu } = self.epilogue;
+        let then = [(residual, ", the last as residual"), (relu, ", then ReLU")];
+        let then: String = then.iter().filter(|(follows, _)| *follows).map(|(_, text)| *text).collect();
         // Without brackets and colons it is a regular expression that matches itself.
-        let text = format!("{:?} of {inputs}", self.op.operator()).replace(['{', '}', '(', ')', ':'], " ");
+        let text = format!("{:?} of {inputs}{then}", self.op.operator()).replace(['{', '}', '(', ')', ':'], " ");
         let words: Vec<&str> = text.split_whitespace().collect();
         f.write_str(&words.join(" ").replace(" ,", ","))
     }

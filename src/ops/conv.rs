@@ -350,6 +350,15 @@ pub(super) fn cases() -> Vec<Case> {
         }
     }
     cases.extend([(100, 100), (130, 131)].into_iter().flat_map(cases_of_many_pixels));
+    let conv = Conv { stride: 2, padding: 1, dilation: 1 };
+    let (x, w) = (Shape::maps(2, 5, 9, 12), Shape::Filter { outputs: 41, inputs: 5, height: 3, width: 3 });
+    // More than 4096 pixels, the most that a device should sum in one go.
+    let (large, made) = (Shape::maps(1, 3, 131, 129), Shape::maps(1, 5, 66, 65));
+    for data in [Data::Integers, Data::Normal(0.0)] {
+        cases.push(Case::new(conv, &[x, w, Shape::Channels { channels: 41 }], data).with_relu());
+        let filter_grad = ConvFilterGrad { conv, kernel_height: 3, kernel_width: 3 };
+        cases.push(Case::new(filter_grad, &[large, made], data));
+    }
     cases
 }
 

@@ -138,12 +138,14 @@ pub(super) fn cases() -> Vec<Case> {
     let op = InstanceNorm { epsilon: 1e-5 };
     let mut cases = Vec::new();
     for (batch, channels, height, width) in
-        [(2, 5, 7, 9), (1, 129, 6, 5), (1, 64, 40, 33), (3, 8, 2, 1), (2, 516, 3, 3)]
+        [(2, 5, 7, 9), (1, 129, 6, 5), (2, 64, 40, 33), (3, 8, 2, 1), (2, 516, 3, 3)]
     {
         let (maps, per_channel) = (Shape::maps(batch, channels, height, width), Shape::Channels { channels });
         let statistics = Shape::Statistics { batch, channels, entries: 2 };
         let affine = [(per_channel, Data::Normal(1.0)), (per_channel, Data::Normal(0.0))];
-        cases.push(Case::mixed(op, &[(maps, Data::Normal(0.0)), affine[0], affine[1]]));
+        let plain = Case::mixed(op, &[(maps, Data::Normal(0.0)), affine[0], affine[1]]);
+        let summed = plain.clone().with_residual((maps, Data::Normal(0.0)));
+        cases.extend([plain.clone(), plain.with_relu(), summed.clone(), summed.with_relu()]);
         cases.push(Case::mixed(
             InstanceNormGrad,
             &[(maps, Data::Normal(0.0)), (statistics, Data::Positive), affine[0], (maps, Data::Normal(0.0))],

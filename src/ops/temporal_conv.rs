@@ -242,9 +242,16 @@ pub(super) fn cases() -> Vec<Case> {
         for data in [Data::Integers, Data::Normal(0.0)] {
             cases.push(Case::new(TemporalConv, &[window, filter, Shape::Channels { channels: outputs }], data));
             cases.push(Case::new(TemporalConv, &[window, filter], data));
+            cases.push(Case::new(TemporalConv, &[window, filter], data).with_relu());
             cases.push(Case::new(TemporalConvInputGrad, &[maps, filter], data));
             cases.push(Case::new(TemporalConvFilterGrad, &[window, maps], data));
         }
+    }
+    // More than 4096 pixels, the most that a device should sum in one go, and a sample that ends amid them.
+    let (window, maps) =
+        (Shape::Window { batch: 2, channels: 1, frames: 2, height: 49, width: 50 }, Shape::maps(2, 3, 49, 50));
+    for data in [Data::Integers, Data::Normal(0.0)] {
+        cases.push(Case::new(TemporalConvFilterGrad, &[window, maps], data));
     }
     cases
 }

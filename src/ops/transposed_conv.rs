@@ -138,6 +138,7 @@ pub(super) fn cases() -> Vec<Case> {
         for data in [Data::Integers, Data::Normal(0.0)] {
             cases.push(Case::new(op, &[x, w, Shape::Channels { channels: outputs }], data));
             cases.push(Case::new(op, &[x, w], data));
+            cases.push(Case::new(op, &[x, w], data).with_relu());
         }
     }
     cases

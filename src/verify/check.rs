@@ -1,9 +1,10 @@
 //! All there is to verify, as a list of checks that each have a text of their own, and the run over such a list.
 
-use super::{Verdict, layer_cases, verify, verify_gradient, verify_rounded};
+use super::{Verdict, layer_cases, results, verify, verify_gradient, verify_rounded};
 use crate::device::{Device, Precision};
 use crate::error::{Error, Result};
-use crate::ops::{Case, Data, Fit, Op, all_cases};
+use crate::graph::Tensor;
+use crate::ops::{Case, Data, Epilogues, Fit, Op, all_cases};
 use std::fmt;
 
 /// One thing to verify. Its text, as `Display` writes it, identifies it.
@@ -71,6 +72,23 @@ impl Check {
         !is_rule && self.case().fit == Fit::Exact
     }
 
+    /// What the device computes for it, compared with nothing; the verdict says only how long that took and who did it.
+    /// Gradient rules compute nothing on a device.
+    ///
+    /// # Errors
+    /// As [`Check::run`].
+    pub fn results(&self, device: &dyn Device, seed: u64) -> Result<(Vec<Tensor>, Verdict)> {
+        let mut verdict = Verdict::within(0.0);
+        let results = match self {
+            Check::Results(case) => results(case, &case.draw(seed), device, &mut verdict)?,
+            Check::Rounded(case, precision) => {
+                results(case, &case.draw(seed), &*device.with_precision(*precision)?, &mut verdict)?
+            }
+            Check::GradientRule(_) => Vec::new(),
+        };
+        Ok((results, verdict))
+    }
+
     /// Runs it; gradient rules take neither the device nor the seed into account.
     ///
     /// # Errors
@@ -95,16 +113,21 @@ impl fmt::Display for Check {
 }
 
 /// Whether it is computed by matrix products, which tensor cores can do.
-fn is_of_products(op: &Op) -> bool {
+pub fn is_of_products(op: &Op) -> bool {
     matches!(op, Op::Conv(_) | Op::ConvInputGrad(_) | Op::ConvFilterGrad(_) | Op::TransposedConv(_))
 }
 
 /// Whether finite differences can tell something about the gradient: whole numbers lie on the kinks of ReLU and
-/// pooling, means far from zero leave differences no digits, and large cases take the reference too long.
+/// pooling, other data cross those of an epilogue's ReLU, means far from zero leave differences no digits, and large
+/// cases take the reference too long.
 fn is_smooth(case: &Case) -> bool {
     let fits = |data: &Data| !matches!(data, Data::Integers | Data::Normal(1000.0));
     let elements: usize = case.inputs.iter().map(|(shape, _)| shape.elements()).sum();
-    case.op.operator().is_differentiable() && elements < 20_000 && case.inputs.iter().all(|(_, data)| fits(data))
+    let stands_alone = case.epilogue == Epilogues::NONE;
+    case.op.operator().is_differentiable()
+        && stands_alone
+        && elements < 20_000
+        && case.inputs.iter().all(|(_, data)| fits(data))
 }
 
 /// A check and how it went.

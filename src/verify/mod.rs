@@ -5,7 +5,7 @@
 mod check;
 mod network;
 
-pub use check::{Check, Finding, verify_all};
+pub use check::{Check, Finding, is_of_products, verify_all};
 pub use network::layer_cases;
 
 use crate::device::{Device, Precision};
@@ -63,7 +63,7 @@ pub fn verify(case: &Case, device: &dyn Device, seed: u64) -> Result<Verdict> {
     let mut verdict = Verdict::within(if let Fit::Relative(bound) = case.fit { bound } else { 0.0 });
     let results = results(case, &data, device, &mut verdict)?;
     let wide: Vec<Tensor<f64>> = data.iter().map(Tensor::to_f64).collect();
-    let expected = case.op.operator().reference(&wide.iter().collect::<Vec<_>>());
+    let expected = case.reference(&wide.iter().collect::<Vec<_>>());
     for (got, expected) in results.iter().zip(&expected) {
         verdict.note(match case.fit {
             Fit::Relative(_) => relative_l2(got.data(), expected.data()),
@@ -93,9 +93,9 @@ pub fn verify_rounded(case: &Case, precision: Precision, device: &dyn Device, se
         operand.data_mut().iter_mut().for_each(|x| *x = f64::from(precision.round(*x as f32)));
     }
     let operator = case.op.operator();
-    let expected = operator.reference(&operands.iter().collect::<Vec<_>>());
+    let expected = case.reference(&operands.iter().collect::<Vec<_>>());
     operands.iter_mut().flat_map(|tensor| tensor.data_mut()).for_each(|x| *x = x.abs());
-    let sizes = operator.reference(&operands.iter().collect::<Vec<_>>());
+    let sizes = case.reference(&operands.iter().collect::<Vec<_>>());
     let input_shapes: Vec<Shape> = data.iter().map(Tensor::shape).collect();
     for ((got, expected), sizes) in results.iter().zip(&expected).zip(&sizes) {
         if exact {
@@ -133,12 +133,19 @@ fn results(case: &Case, data: &[Tensor], device: &dyn Device, verdict: &mut Verd
     outputs.iter().map(|&id| session.read(id)).collect()
 }
 
-/// A graph of one node: inputs, results.
+/// A graph of one operator and what follows it: inputs, results.
 fn graph_of(case: &Case) -> Result<(Graph, Vec<ValueId>, Vec<ValueId>)> {
     let mut graph = Graph::new();
     let inputs: Vec<ValueId> =
         case.inputs.iter().enumerate().map(|(i, &(shape, _))| graph.input(&format!("input{i}"), shape)).collect();
-    let outputs = graph.apply("case", case.op.clone(), &inputs)?;
+    let (operands, residual) = inputs.split_at(inputs.len() - usize::from(case.epilogue.residual));
+    let mut outputs = graph.apply("case", case.op.clone(), operands)?;
+    if let [residual] = residual {
+        outputs[0] = graph.add("residual", outputs[0], *residual)?;
+    }
+    if case.epilogue.relu {
+        outputs[0] = graph.relu("relu", outputs[0])?;
+    }
     Ok((graph, inputs, outputs))
 }
 

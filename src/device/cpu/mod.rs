@@ -14,7 +14,7 @@ mod ops;
 
 pub use microkernel::InstructionSet;
 
-use super::isolation::{Isolation, UNWRITTEN};
+use super::isolation::{Isolation, unwritten};
 use super::{Device, Precision, Session};
 use crate::error::{Error, Result};
 use crate::graph::{Shape, Source, ValueId};
@@ -163,7 +163,8 @@ impl CpuSession {
         for span in isolation.poisoned() {
             let region = self.arena.region(span);
             // SAFETY: only called under `&mut self` of the session, between routines.
-            unsafe { region.slice_mut(0, region.len()).fill(f32::from_bits(UNWRITTEN)) };
+            let numbers = unsafe { region.slice_mut(0, region.len()) };
+            numbers.iter_mut().zip(span.offset..).for_each(|(number, at)| *number = unwritten(at));
         }
     }
 

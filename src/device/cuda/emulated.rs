@@ -118,6 +118,26 @@ impl Traffic {
     }
 }
 
+/// The functions of `kernels/emulator/interface.cpp`.
+#[derive(Clone, Copy)]
+struct Interface {
+    launch: LaunchFunction,
+    allocate: unsafe extern "C" fn(bytes: usize) -> *mut c_void,
+    release: unsafe extern "C" fn(memory: *mut c_void),
+}
+
+type LaunchFunction = unsafe extern "C" fn(
+    kernel: *const Kernel,
+    grid: *const c_uint,
+    block: *const c_uint,
+    shared_bytes: usize,
+    arguments: *const *mut c_void,
+    schedule: *const Schedule,
+    traffic: *mut Traffic,
+    problem: *mut c_char,
+    capacity: usize,
+) -> c_int;
+
 unsafe extern "C" {
     fn coronet_emulator_launch(
         kernel: *const Kernel,
@@ -136,9 +156,17 @@ unsafe extern "C" {
     fn coronet_emulator_open(memory: *const c_void, bytes: usize);
 }
 
+/// Those linked into this program.
+const LINKED: Interface = Interface {
+    launch: coronet_emulator_launch,
+    allocate: coronet_emulator_allocate,
+    release: coronet_emulator_release,
+};
+
 /// Runs kernels on the calling thread, under one schedule. Clones count into the same [`Traffic`].
 #[derive(Clone)]
 pub struct EmulatedDriver {
+    interface: Interface,
     kernels: HashMap<&'static str, &'static Kernel>,
     architecture: Architecture,
     schedule: Schedule,
@@ -160,7 +188,7 @@ impl EmulatedDriver {
         let runs = |path: Option<u32>| path.is_none_or(|path| path == architecture as u32);
         let tables = tables().into_iter().filter(|(path, _)| runs(*path));
         let kernels = tables.flat_map(|(_, table)| kernels_of(table)).collect();
-        EmulatedDriver { kernels, architecture, schedule, traffic: None }
+        EmulatedDriver { interface: LINKED, kernels, architecture, schedule, traffic: None }
     }
 
     /// The same, counting what kernels ask of memory. Only the checked build counts.
@@ -173,6 +201,34 @@ impl EmulatedDriver {
         let counts =
             self.traffic.as_ref().map(|traffic| traffic.lock().unwrap_or_else(PoisonError::into_inner).clone());
         counts.unwrap_or_default()
+    }
+
+    /// A driver of an emulator and kernels that were loaded at run time, as mutation testing does; of two kernels of a
+    /// name the later list's is run. `symbol` gives the address of a function of the emulator.
+    ///
+    /// # Safety
+    /// The functions are those of `kernels/emulator/interface.cpp`, each list is one that `build.rs` describes, and all
+    /// stay loaded as long as the program runs.
+    pub unsafe fn of_library(
+        symbol: impl Fn(&str) -> *const c_void,
+        lists: &[*const c_void],
+        architecture: Architecture,
+        schedule: Schedule,
+    ) -> EmulatedDriver {
+        // SAFETY: the caller's promise.
+        let interface = unsafe {
+            Interface {
+                launch: std::mem::transmute::<*const c_void, LaunchFunction>(symbol("coronet_emulator_launch")),
+                allocate: std::mem::transmute::<*const c_void, unsafe extern "C" fn(usize) -> *mut c_void>(symbol(
+                    "coronet_emulator_allocate",
+                )),
+                release: std::mem::transmute::<*const c_void, unsafe extern "C" fn(*mut c_void)>(symbol(
+                    "coronet_emulator_release",
+                )),
+            }
+        };
+        let kernels = lists.iter().flat_map(|&list| kernels_of(list.cast())).collect();
+        EmulatedDriver { interface, kernels, architecture, schedule, traffic: None }
     }
 }
 
@@ -239,7 +295,7 @@ impl Driver for EmulatedDriver {
 
     fn allocate(&self, bytes: usize) -> Result<Address> {
         // SAFETY: any size may be asked for.
-        let memory = unsafe { coronet_emulator_allocate(bytes) };
+        let memory = unsafe { (self.interface.allocate)(bytes) };
         if memory.is_null() {
             return Err(Error::Device(format!("out of memory: the host has no {} MB for the emulator", bytes >> 20)));
         }
@@ -248,7 +304,7 @@ impl Driver for EmulatedDriver {
 
     unsafe fn release(&self, memory: Address) {
         // SAFETY: the caller's promise.
-        unsafe { coronet_emulator_release(memory.0 as *mut c_void) }
+        unsafe { (self.interface.release)(memory.0 as *mut c_void) }
     }
 
     unsafe fn upload_bytes(&self, to: Address, bytes: &[u8]) -> Result<()> {
@@ -284,7 +340,7 @@ impl Driver for EmulatedDriver {
         let status = launch.with_pointers(|arguments| {
             // SAFETY: the arguments are the caller's promise; the rest lives until the call returns.
             unsafe {
-                coronet_emulator_launch(
+                (self.interface.launch)(
                     *kernel,
                     launch.grid.as_ptr(),
                     launch.block.as_ptr(),

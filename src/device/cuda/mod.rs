@@ -22,7 +22,7 @@ pub use ops::Tile;
 
 pub use frames::{FramePipeline, GreySamples};
 
-use super::isolation::{Isolation, UNWRITTEN};
+use super::isolation::{Isolation, unwritten};
 use super::layout::{self, Panel, padded};
 use super::{Device, Precision, Session};
 use crate::error::{Error, Result};
@@ -168,7 +168,8 @@ impl CudaSession {
     /// Runs all steps, each between checks of the memory that it may not touch.
     fn run_isolated(&self, isolation: &Isolation, mut done: impl FnMut(usize, Duration)) -> Result<()> {
         for span in isolation.poisoned() {
-            self.arena.fill(span, f32::from_bits(UNWRITTEN))?;
+            let numbers: Vec<f32> = (span.offset..).take(span.len).map(unwritten).collect();
+            self.arena.write(span, &numbers)?;
         }
         let mut arena = vec![0.0; self.program.arena_len()];
         for step in 0..self.steps.len() {

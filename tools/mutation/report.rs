@@ -1,0 +1,150 @@
+//! What became of the mutants, for people and as JSON.
+
+use crate::compiler::Result;
+use crate::mutants::Mutant;
+use crate::survivors::Explained;
+use std::collections::BTreeMap;
+use std::fmt::{self, Write};
+
+/// The least share of mutants that cases must kill.
+const LEAST_KILLED: f64 = 0.95;
+
+/// What became of a mutant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fate {
+    Killed(String),
+    Survived,
+    /// No mutant: the compiler makes the same of it.
+    SameCode,
+    /// No mutant: the compiler refuses it.
+    DoesNotCompile(String),
+    /// Something else went wrong.
+    Failed(String),
+}
+
+impl fmt::Display for Fate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Fate::Killed(why) => write!(f, "killed ({why})"),
+            Fate::Survived => write!(f, "SURVIVED"),
+            Fate::SameCode => write!(f, "same code"),
+            Fate::DoesNotCompile(_) => write!(f, "does not compile"),
+            Fate::Failed(why) => write!(f, "FAILED ({why})"),
+        }
+    }
+}
+
+pub struct Report {
+    mutants: Vec<Mutant>,
+    fates: Vec<Fate>,
+    explained: Vec<Explained>,
+}
+
+/// Of one file, or of all.
+#[derive(Debug, Default, Clone, Copy)]
+struct Count {
+    mutants: usize,
+    killed: usize,
+    explained: usize,
+    unexplained: usize,
+}
+
+impl Count {
+    fn killed_share(self) -> f64 {
+        if self.mutants == 0 { 1.0 } else { self.killed as f64 / self.mutants as f64 }
+    }
+}
+
+impl Report {
+    pub fn new(mutants: Vec<Mutant>, fates: Vec<Fate>, explained: Vec<Explained>) -> Report {
+        Report { mutants, fates, explained }
+    }
+
+    fn pairs(&self) -> impl Iterator<Item = (&Mutant, &Fate)> {
+        self.mutants.iter().zip(&self.fates)
+    }
+
+    fn survivors(&self) -> Vec<&Mutant> {
+        self.pairs().filter(|(_, fate)| **fate == Fate::Survived).map(|(mutant, _)| mutant).collect()
+    }
+
+    fn is_explained(&self, mutant: &Mutant) -> bool {
+        self.explained.iter().any(|entry| entry.explains(mutant))
+    }
+
+    fn counts(&self) -> BTreeMap<&str, Count> {
+        let mut counts: BTreeMap<&str, Count> = BTreeMap::new();
+        for (mutant, fate) in self.pairs() {
+            let count = counts.entry(&mutant.file).or_default();
+            count.mutants += usize::from(matches!(fate, Fate::Killed(_) | Fate::Survived));
+            count.killed += usize::from(matches!(fate, Fate::Killed(_)));
+            let survived = *fate == Fate::Survived;
+            count.explained += usize::from(survived && self.is_explained(mutant));
+            count.unexplained += usize::from(survived && !self.is_explained(mutant));
+        }
+        counts
+    }
+
+    fn total(&self) -> Count {
+        self.counts().values().fold(Count::default(), |a, b| Count {
+            mutants: a.mutants + b.mutants,
+            killed: a.killed + b.killed,
+            explained: a.explained + b.explained,
+            unexplained: a.unexplained + b.unexplained,
+        })
+    }
+
+    /// Explanations of what does not survive.
+    fn stale(&self) -> Vec<String> {
+        let survivors = self.survivors();
+        let stale = |entry: &Explained| -> Vec<String> {
+            entry.stale(&survivors).iter().map(|mutated| format!("{}: {mutated}", entry.file)).collect()
+        };
+        self.explained.iter().flat_map(stale).collect()
+    }
+
+    /// Whether every survivor is explained and, of a run over all mutants, enough are killed and no explanation is
+    /// left over.
+    pub fn is_good(&self, is_full: bool) -> bool {
+        let went_wrong = self.fates.iter().any(|fate| matches!(fate, Fate::Failed(_)));
+        let total = self.total();
+        let enough = !is_full || total.killed_share() >= LEAST_KILLED && self.stale().is_empty();
+        !went_wrong && total.unexplained == 0 && enough
+    }
+
+    /// A line for each file, then what must be looked at; of a run over all mutants explanations left over, too.
+    pub fn table(&self, is_full: bool) -> String {
+        let mut text = format!(
+            "{:<20} {:>7} {:>7} {:>7} {:>10} {:>12}\n",
+            "", "mutants", "killed", "", "explained", "unexplained"
+        );
+        let mut line = |name: &str, count: Count| {
+            let (share, Count { mutants, killed, explained, unexplained }) = (100.0 * count.killed_share(), count);
+            let _ =
+                writeln!(text, "{name:<20} {mutants:>7} {killed:>7} {share:>6.1}% {explained:>10} {unexplained:>12}");
+        };
+        self.counts().into_iter().for_each(|(file, count)| line(file, count));
+        line("all", self.total());
+        let none = self.fates.iter().filter(|fate| matches!(fate, Fate::SameCode | Fate::DoesNotCompile(_))).count();
+        let _ = writeln!(text, "{none} more that are no mutants: the compiler refuses them or makes the same of them");
+        for mutant in self.survivors().iter().filter(|mutant| !self.is_explained(mutant)) {
+            let (file, number, line, mutated) = (&mutant.file, mutant.line_number, &mutant.line, &mutant.mutated);
+            let _ = writeln!(text, "survives: {file}:{number}\n    {line}\n    {mutated}");
+        }
+        for stale in self.stale().iter().filter(|_| is_full) {
+            let _ = writeln!(text, "explained, but does not survive: {stale}");
+        }
+        text
+    }
+
+    /// Each mutant and its fate.
+    pub fn json(&self) -> Result<String> {
+        let mutants = self.pairs().map(|(mutant, fate)| {
+            let Mutant { file, line_number, line, mutated, .. } = mutant;
+            let (fate, why) = (fate.to_string(), self.explained.iter().find(|entry| entry.explains(mutant)));
+            let why = why.map(|entry| format!("{}: {}", if entry.equivalent { "equivalent" } else { "gap" }, entry.why));
+            serde_json::json!({ "file": file, "number": line_number, "line": line, "mutated": mutated, "fate": fate, "why": why })
+        });
+        Ok(serde_json::to_string_pretty(&mutants.collect::<Vec<_>>())?)
+    }
+}

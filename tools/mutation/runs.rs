@@ -1,0 +1,234 @@
+//! Runs of the verification's checks on kernels of a library, in a process of their own: a mutant may crash or never
+//! end.
+//!
+//! A task goes to the process as JSON, an answer comes back. What a check's results are on the kernels as they are is
+//! measured first, as a hash: results that are the same bits need no comparison with the reference.
+
+use crate::compiler::{Library, Result};
+use coronet::device::Precision;
+use coronet::device::cuda::{Architecture, CudaDevice, EmulatedDriver, Schedule, Tile};
+use coronet::graph::Tensor;
+use coronet::ops::all_cases;
+use coronet::verify::Check;
+use libloading::os::unix::{Library as Loaded, RTLD_GLOBAL, RTLD_LOCAL, RTLD_NOW};
+use serde::{Deserialize, Serialize};
+use std::ffi::c_void;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+/// What the data of all runs are drawn from.
+const SEED: u64 = 1;
+
+/// A check as it goes on kernels as they are; that it passes is the tests' affair.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Run {
+    /// Its number among [`checks`].
+    check: usize,
+    /// Of the results on kernels as they are.
+    hash: u64,
+    /// How long they took.
+    pub seconds: f64,
+    /// The kernels that computed them.
+    pub kernels: Vec<String>,
+}
+
+/// What a process is to do.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum Task {
+    /// To measure one of so many equal shares of all runs, on kernels as they are.
+    Measure { share: usize, of: usize },
+    /// To look for a run that fails, under each of these schedules. On tensor cores each goes with another tile: all
+    /// must give the same bits.
+    Judge { runs: Vec<Run>, schedules: Vec<usize>, seconds_for_one: f64 },
+}
+
+/// A task with what it is done on.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Order {
+    pub emulator: PathBuf,
+    /// Of two kernels of a name the later library's is run.
+    pub libraries: Vec<Library>,
+    pub task: Task,
+}
+
+/// What came of it.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum Answer {
+    Measured(Vec<Run>),
+    Killed(String),
+    Survived,
+}
+
+impl Order {
+    /// Has it done by a process of its own.
+    pub fn given_to_a_process(&self) -> Result<Answer> {
+        let mut process = Command::new(std::env::current_exe()?)
+            .arg("--worker")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()?;
+        let mut stdin = process.stdin.take().ok_or("no pipe")?;
+        stdin.write_all(&serde_json::to_vec(self)?)?;
+        drop(stdin);
+        let output = process.wait_with_output()?;
+        if output.status.success() {
+            return Ok(serde_json::from_slice(&output.stdout)?);
+        }
+        let said = String::from_utf8_lossy(&output.stderr);
+        let last = said.lines().last().unwrap_or_default();
+        if matches!(self.task, Task::Measure { .. }) {
+            return Err(format!("the kernels as they are: {last} ({})", output.status).into());
+        }
+        let why = if last == ENDLESS { ENDLESS.to_owned() } else { format!("crashed: {}", output.status) };
+        Ok(Answer::Killed(why))
+    }
+
+    /// Does it here.
+    pub fn carry_out(&self) -> Result<Answer> {
+        let loaded = LoadedKernels::new(self)?;
+        match &self.task {
+            &Task::Measure { share, of } => Ok(Answer::Measured(loaded.measure(share, of)?)),
+            Task::Judge { runs, schedules, seconds_for_one } => {
+                let watch = Watch::start();
+                for &schedule in schedules {
+                    let device = loaded.device(schedule);
+                    for run in runs {
+                        watch.allow(seconds_for_one + 50.0 * run.seconds);
+                        if let Some(why) = run.failure(&device) {
+                            return Ok(Answer::Killed(why));
+                        }
+                    }
+                }
+                Ok(Answer::Survived)
+            }
+        }
+    }
+}
+
+/// Every check that a device takes part in, of the operators' own cases.
+fn checks() -> Vec<Check> {
+    let cases = all_cases();
+    let products = cases.iter().filter(|case| coronet::verify::is_of_products(&case.op));
+    let rounded: Vec<Check> = products
+        .flat_map(|case| {
+            let below = Precision::ALL.into_iter().filter(|precision| *precision != Precision::Float32);
+            below.map(|precision| Check::Rounded(case.clone(), precision))
+        })
+        .collect();
+    cases.into_iter().map(Check::Results).chain(rounded).collect()
+}
+
+fn hash_of(results: &[Tensor]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    results.iter().flat_map(|tensor| tensor.data()).for_each(|number| number.to_bits().hash(&mut hasher));
+    hasher.finish()
+}
+
+impl Run {
+    fn measure(number: usize, check: &Check, device: &CudaDevice) -> Result<Run> {
+        let begun = Instant::now();
+        let (results, verdict) = check.results(device, SEED)?;
+        let kernels = verdict.kernels.iter().map(|&kernel| kernel.to_owned()).collect();
+        Ok(Run { check: number, hash: hash_of(&results), seconds: begun.elapsed().as_secs_f64(), kernels })
+    }
+
+    /// Why it fails, if it does.
+    fn failure(&self, device: &CudaDevice) -> Option<String> {
+        let check = &CHECKS.with(|checks| checks[self.check].clone());
+        let results = match check.results(device, SEED) {
+            Ok((results, _)) => results,
+            Err(error) => return Some(error.to_string()),
+        };
+        if hash_of(&results) == self.hash {
+            return None;
+        }
+        match check.run(device, SEED) {
+            Ok(verdict) if verdict.passed() => None,
+            Ok(verdict) => Some(format!("{} {} in {check}", verdict.error, check.measure())),
+            Err(error) => Some(error.to_string()),
+        }
+    }
+}
+
+thread_local! {
+    static CHECKS: Vec<Check> = checks();
+}
+
+/// The libraries of an order, which stay loaded to the end.
+struct LoadedKernels {
+    emulator: Loaded,
+    lists: Vec<*const c_void>,
+}
+
+impl LoadedKernels {
+    fn new(order: &Order) -> Result<LoadedKernels> {
+        let open = |path: &Path, scope| {
+            // SAFETY: made by this tool from `kernels/`, with no constructors but the compiler's own.
+            unsafe { Loaded::open(Some(path), RTLD_NOW | scope) }
+        };
+        let emulator = open(&order.emulator, RTLD_GLOBAL)?;
+        let mut lists = Vec::new();
+        for library in &order.libraries {
+            let loaded = open(&library.path, RTLD_LOCAL)?;
+            for list in &library.lists {
+                // SAFETY: only its address is taken.
+                lists.push(unsafe { loaded.get::<*const c_void>(list)? }.as_raw_ptr().cast_const());
+            }
+            std::mem::forget(loaded);
+        }
+        Ok(LoadedKernels { emulator, lists })
+    }
+
+    /// A device under a schedule, with a tile of its own.
+    fn device(&self, number: usize) -> CudaDevice {
+        let symbol = |name: &str| {
+            // SAFETY: only its address is taken.
+            let symbol = unsafe { self.emulator.get::<*const c_void>(name) };
+            symbol.map_or(std::ptr::null(), |symbol| symbol.as_raw_ptr().cast_const())
+        };
+        let schedule = Schedule::ALL[number];
+        // SAFETY: compiled from the emulator's own source, and what `build.rs` makes of kernels; never unloaded.
+        let driver = unsafe { EmulatedDriver::of_library(symbol, &self.lists, Architecture::Sm80, schedule) };
+        CudaDevice::new(driver).with_tile(Tile::ALL[number])
+    }
+
+    fn measure(&self, share: usize, of: usize) -> Result<Vec<Run>> {
+        let (device, checks) = (self.device(0), checks());
+        let mine = checks.iter().enumerate().skip(share).step_by(of);
+        mine.map(|(number, check)| Run::measure(number, check, &device)).collect()
+    }
+}
+
+const ENDLESS: &str = "does not end";
+
+/// Ends the process when a run takes longer than it may.
+struct Watch {
+    until: &'static Mutex<Option<Instant>>,
+}
+
+impl Watch {
+    fn start() -> Watch {
+        static UNTIL: Mutex<Option<Instant>> = Mutex::new(None);
+        std::thread::spawn(|| {
+            loop {
+                std::thread::sleep(Duration::from_millis(50));
+                if UNTIL.lock().is_ok_and(|until| until.is_some_and(|until| Instant::now() > until)) {
+                    eprintln!("{ENDLESS}");
+                    std::process::abort();
+                }
+            }
+        });
+        Watch { until: &UNTIL }
+    }
+
+    fn allow(&self, seconds: f64) {
+        if let Ok(mut until) = self.until.lock() {
+            *until = Some(Instant::now() + Duration::from_secs_f64(seconds));
+        }
+    }
+}
