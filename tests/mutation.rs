@@ -17,7 +17,7 @@ fn a_bound_check_is_moved_by_one_and_removed() {
 #[test]
 fn each_side_of_a_conjunction_is_left_out() {
     let mutants = of("bool valid = exists && row >= 0;");
-    assert_eq!(mutants, ["bool valid =  row >= 0;", "bool valid = exists;", "bool valid = exists && row > 0;"]);
+    assert_eq!(mutants, ["bool valid = exists;", "bool valid = row >= 0;", "bool valid = exists && row > 0;"]);
 }
 
 #[test]
@@ -58,7 +58,7 @@ fn loops_start_later_and_step_further_and_what_is_halved_starts_at_half() {
 fn operators_change_and_types_and_templates_stay() {
     assert_eq!(of("int k = at * g.stride;"), ["int k = at + g.stride;"]);
     assert_eq!(of("int k = at % 4;"), ["int k = at / 4;"]);
-    assert_eq!(of("int k = chunk ^ swizzle;"), ["int k = chunk | swizzle;", "int k = chunk;"]);
+    assert_eq!(of("int k = chunk ^ swizzle;"), ["int k = chunk;", "int k = chunk | swizzle;"]);
     assert_eq!(of("const float* p = static_cast<const float*>(x);"), [""; 0]);
     assert_eq!(of("template <class T, bool b = (1 < 2)>"), [""; 0]);
 }

@@ -1,5 +1,5 @@
 //! Mutation testing of `kernels/`: breaks one thing at a time and asks whether the verification cases notice.
-//! `cargo run --example mutation --no-default-features --features emulator -- [--sample N] [--file NAME]`.
+//! `cargo run --example mutation --no-default-features --features emulator -- [--sample N] [--file NAME] [--line TEXT]`.
 //!
 //! A mutant is killed when, on the emulated GPU, a check of an operator that uses the kernel fails, or the emulator
 //! reports a problem, or bits differ between schedules, or (asked last, because it is slow) the build that looks for
@@ -33,9 +33,12 @@ struct Arguments {
     /// What the sample is drawn from [default: a number that changes with the kernels]
     #[arg(long)]
     seed: Option<u64>,
-    /// Only the mutants of this file, such as conv.cu
+    /// Only the mutants of this file, such as conv.cu; may be given several times
     #[arg(long)]
-    file: Option<String>,
+    file: Vec<String>,
+    /// Only the mutants of lines that contain this text
+    #[arg(long)]
+    line: Option<String>,
     /// List the mutants and run nothing
     #[arg(long)]
     list: bool,
@@ -70,12 +73,13 @@ fn work() -> Result<()> {
 fn test(arguments: &Arguments) -> Result<bool> {
     let texts = texts()?;
     let mut chosen: Vec<Mutant> = texts.iter().flat_map(|(file, text)| mutants::mutants(file, text)).collect();
-    if let Some(file) = &arguments.file {
-        if !texts.contains_key(file) {
-            return Err(format!("kernels/ has no {file}").into());
-        }
-        chosen.retain(|mutant| mutant.file == *file);
+    if let Some(file) = arguments.file.iter().find(|file| !texts.contains_key(*file)) {
+        return Err(format!("kernels/ has no {file}").into());
     }
+    chosen.retain(|mutant| {
+        let is_in = arguments.file.is_empty() || arguments.file.contains(&mutant.file);
+        is_in && arguments.line.as_ref().is_none_or(|text| mutant.line.contains(text))
+    });
     let explained = survivors::Explained::all()?;
     if let Some(count) = arguments.sample {
         // Those cost the most, and are of interest only when they all are tried.
@@ -102,7 +106,7 @@ fn test(arguments: &Arguments) -> Result<bool> {
     if let Some(path) = &arguments.json {
         std::fs::write(path, report.json()?)?;
     }
-    let is_full = arguments.sample.is_none() && arguments.file.is_none();
+    let is_full = arguments.sample.is_none() && arguments.file.is_empty() && arguments.line.is_none();
     println!("{}", report.table(is_full));
     Ok(report.is_good(is_full))
 }

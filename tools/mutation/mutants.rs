@@ -163,8 +163,9 @@ impl Source<'_> {
             }
             "&&" | "||" if self.is_spaced(at) => {
                 let (first, end) = (self.operand_start(at, &[]), self.operand_end(at));
-                replace(at, end, String::new());
-                replace(first, at + 1, String::new());
+                let (left, right) = (self.between(first, at).to_owned(), self.between(at + 1, end).to_owned());
+                replace(first, end, left);
+                replace(first, end, right);
             }
             "?" => {
                 let first = self.operand_start(at, &["&&", "||"]);
@@ -178,7 +179,7 @@ impl Source<'_> {
             "-" if !self.is_spaced(at) => replace(at, at + 1, String::new()),
             "^" if self.is_spaced(at) => {
                 replace(at, at + 1, "|".into());
-                replace(at, at + 2, String::new());
+                replace(at - 1, at + 2, self.token(at - 1).to_owned());
             }
             "+=" | "-=" if !self.is_loop_step(at) => {
                 replace(at, at + 1, "=".into());
@@ -218,7 +219,7 @@ impl Source<'_> {
             replace(at, close + 1, format!("({first})"));
             replace(at, close + 1, format!("({second})"));
         } else if is_call {
-            replace(comma + 1, close, format!(" {first}"));
+            replace(comma + 1, close, first.to_owned());
         }
     }
 
