@@ -63,6 +63,8 @@ pub(super) fn cases() -> Vec<Case> {
         Shape::Channels { channels: 13 },
         Shape::Filter { outputs: 37, inputs: 5, height: 3, width: 3 },
         Shape::Scalar,
+        // Fifteen numbers without padding.
+        Shape::Window { batch: 1, channels: 1, frames: 1, height: 3, width: 5 },
     ];
     let both = |case: Case| [case.clone(), case.with_relu()];
     shapes
