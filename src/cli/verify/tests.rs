@@ -87,7 +87,7 @@ fn verified_with(change: fn(&mut f32), options: &[&str]) -> (String, Result<()>)
 }
 
 /// One check that is exact, and one that has a bound.
-const EXACT: &str = "^Add of maps 2x5x7x3 Integers";
+const EXACT: &str = "^Add of maps 2x5x7x3 Integers, maps 2x5x7x3 Integers$";
 const BOUNDED: &str = "^Sigmoid of maps 2x1x7x9 Normal 0.0";
 
 #[test]
