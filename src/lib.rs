@@ -43,6 +43,7 @@
 
 #![warn(missing_docs)]
 
+pub mod dataset;
 pub mod device;
 pub mod error;
 pub mod graph;

@@ -129,7 +129,16 @@ pub struct Mask {
     pub pixels: Vec<u8>,
 }
 
+/// From this 8-bit value on a label's pixel is vessel.
+const VESSEL: u8 = 128;
+
 impl Mask {
+    /// What an image drawn by hand says: vessel where its luminance is at least 128.
+    pub fn of_label(label: Frame) -> Mask {
+        let (size, grey) = (label.size(), label.into_grey());
+        Mask { size, pixels: grey.samples().iter().map(|&value| if value >= VESSEL { 255 } else { 0 }).collect() }
+    }
+
     /// How many pixels are vessel.
     pub fn vessel_pixels(&self) -> usize {
         self.pixels.iter().filter(|&&p| p != 0).count()

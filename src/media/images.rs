@@ -31,6 +31,28 @@ fn format_of(head: &[u8]) -> Option<ImageFormat> {
     read.then_some(format)
 }
 
+/// The size that an image's header states.
+///
+/// # Errors
+/// [`Error::Io`] when it cannot be read, [`Error::Media`] when it is no image, damaged, or too large to be meant.
+pub fn image_size(path: &Path) -> Result<Size> {
+    stated_size(path, recognise(path)?)
+}
+
+/// One image as a frame.
+///
+/// # Errors
+/// As [`image_size`], and [`Error::Media`] for samples that are not read.
+pub fn read_image(path: &Path) -> Result<Frame> {
+    let format = recognise(path)?;
+    stated_size(path, format)?;
+    to_frame(path, decode(path, format)?)
+}
+
+fn recognise(path: &Path) -> Result<ImageFormat> {
+    format_of(&first_bytes(path)?).ok_or_else(|| Error::media(path, "is not an image"))
+}
+
 /// Reads images one after the other.
 pub(super) struct ImageReader {
     info: ClipInfo,
@@ -55,8 +77,7 @@ impl ImageReader {
 
     /// One image, a clip of one frame.
     pub(super) fn open_file(path: &Path) -> Result<ImageReader> {
-        let format = format_of(&first_bytes(path)?).ok_or_else(|| Error::media(path, "is not an image"))?;
-        ImageReader::new(vec![(path.to_path_buf(), format)])
+        ImageReader::new(vec![(path.to_path_buf(), recognise(path)?)])
     }
 
     /// Reads every header, so that an image of another size is found before any frame is handed over.
@@ -106,7 +127,8 @@ impl ClipReader for ImageReader {
     }
 }
 
-fn files_in_natural_order(folder: &Path) -> Result<Vec<PathBuf>> {
+/// The files of a folder that are not hidden, in natural order of their names (`2.png` before `10.png`).
+pub(crate) fn files_in_natural_order(folder: &Path) -> Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for entry in std::fs::read_dir(folder).map_err(Error::io("read", folder))? {
         let entry = entry.map_err(Error::io("read", folder))?;

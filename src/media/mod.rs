@@ -15,6 +15,8 @@ mod video;
 mod video_writer;
 
 pub use frame::{Colour, Frame, Mask, ProbabilityMap, Size, luminance};
+pub(crate) use images::files_in_natural_order;
+pub use images::{image_size, read_image};
 pub use resize::BilinearResize;
 #[cfg(feature = "video")]
 pub use video_writer::VideoWriter;

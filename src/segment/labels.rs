@@ -5,9 +5,6 @@ use crate::media::{ClipReader, Mask};
 use crate::metrics::{Agreement, Counts};
 use std::path::Path;
 
-/// From this 8-bit value on a label's pixel is vessel.
-const VESSEL: u8 = 128;
-
 /// The labels of a clip: label i belongs to frame i.
 pub struct Labels {
     name: String,
@@ -70,9 +67,7 @@ impl Labels {
             if self.next <= index {
                 continue;
             }
-            let (size, grey) = (frame.size(), frame.into_grey());
-            let pixels = grey.samples().iter().map(|&value| if value >= VESSEL { 255 } else { 0 }).collect();
-            self.scored.push(Counts::of(mask, &Mask { size, pixels })?);
+            self.scored.push(Counts::of(mask, &Mask::of_label(frame))?);
             return Ok(());
         }
     }
