@@ -3,9 +3,8 @@
 #![cfg(any(feature = "cuda", feature = "emulator"))]
 
 use coronet::device::cuda::{Address, Driver, FramePipeline, GreySamples};
-use coronet::media::{BilinearResize, Colour, Frame, Mask, Size, open};
+use coronet::media::{BilinearResize, Colour, Frame, FramePreparer, Mask, Size, open};
 use coronet::post::{Threshold, threshold, to_source_size};
-use coronet::segment::FramePreparer;
 use std::sync::Arc;
 
 const fn size(width: usize, height: usize) -> Size {

@@ -9,13 +9,13 @@
 use clap::Parser;
 use coronet::device::Device;
 use coronet::device::cpu::CpuDevice;
-use coronet::media::{Frame, Mask, ProbabilityMap, Size};
+use coronet::media::{Frame, FramePreparer, Mask, ProbabilityMap, Size};
 use coronet::metrics::{Agreement, Counts};
 use coronet::model::{CeNet, Config, Stem, TrainingStep};
 use coronet::phantom::{Phantom, Preset, Settings};
 use coronet::post::PostProcessing;
 use coronet::program::{Placement, Program};
-use coronet::segment::{EngineNetwork, FramePreparer, WindowNetwork};
+use coronet::segment::{EngineNetwork, WindowNetwork};
 use coronet::weights::Weights;
 use rayon::prelude::*;
 use std::num::NonZeroUsize;

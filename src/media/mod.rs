@@ -8,6 +8,7 @@ mod dicom;
 mod frame;
 mod images;
 pub mod output;
+mod prepare;
 mod resize;
 #[cfg(feature = "video")]
 mod video;
@@ -17,6 +18,7 @@ mod video_writer;
 pub use frame::{Colour, Frame, Mask, ProbabilityMap, Size, luminance};
 pub(crate) use images::files_in_natural_order;
 pub use images::{image_size, read_image};
+pub use prepare::FramePreparer;
 pub use resize::BilinearResize;
 #[cfg(feature = "video")]
 pub use video_writer::VideoWriter;

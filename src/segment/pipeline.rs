@@ -4,9 +4,9 @@
 //! the clip is. The first error of any stage stops all; a panic in a stage is an error like any other.
 
 use super::window::{Prepared, Window};
-use super::{FramePreparer, FrameRange, WindowNetwork};
+use super::{FrameRange, WindowNetwork};
 use crate::error::{Error, Result};
-use crate::media::{BilinearResize, ClipReader, Frame, Mask, ProbabilityMap, Size};
+use crate::media::{BilinearResize, ClipReader, Frame, FramePreparer, Mask, ProbabilityMap, Size};
 use crate::post::{PostProcessing, to_source_size};
 use std::any::Any;
 use std::ops::Range;

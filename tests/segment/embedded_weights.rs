@@ -1,11 +1,11 @@
 //! What the weights in the box are worth: the masks of a phantom clip that they have never seen are the vessels.
 
 use coronet::device::cpu::CpuDevice;
-use coronet::media::{Colour, ProbabilityMap, Size};
+use coronet::media::{Colour, FramePreparer, ProbabilityMap, Size};
 use coronet::metrics::{Agreement, Counts};
 use coronet::phantom::{Phantom, Preset, Settings};
 use coronet::post::PostProcessing;
-use coronet::segment::{EngineNetwork, FramePreparer, WindowNetwork};
+use coronet::segment::{EngineNetwork, WindowNetwork};
 use coronet::weights::Weights;
 
 /// Clips of the reference and moments of each, in seconds since the injection began. Seed 1 draws the demo's clip.

@@ -1,7 +1,7 @@
 //! The steps around the network on the device, kernels of `kernels/frames.cu`: a grey frame becomes a plane of the
 //! network's window, a probability becomes a mask.
 //!
-//! Both compute what [`crate::segment::FramePreparer`] and [`crate::post`] compute on the CPU, bit for bit where the
+//! Both compute what [`crate::media::FramePreparer`] and [`crate::post`] compute on the CPU, bit for bit where the
 //! CPU has AVX2. Elsewhere the CPU adds in another order in float64: a resized number may then differ in its last
 //! float32 bit, and a mask only in pixels whose probability lies that close to the threshold.
 

@@ -3,8 +3,8 @@
 //! 8-bit samples are resized bilinearly (antialiased when shrinking) without rounding in between and scaled to
 //! x/255*3.2-1.6, as CE-Net does; out come planes, `[C, H, W]`.
 
+use super::{BilinearResize, Colour, Frame, Size};
 use crate::error::{Error, Result};
-use crate::media::{BilinearResize, Colour, Frame, Size};
 
 /// Prepares frames of one size for one network, keeping its working memory.
 #[derive(Debug)]
