@@ -57,6 +57,14 @@ pub enum Error {
     /// The user stopped a run whose parts are complete by themselves.
     #[error("stopped before the end; {0} complete, nothing was half-written")]
     InterruptedAfter(String),
+    /// The user stopped a training run, which has saved itself.
+    #[error("stopped after step {step} and saved; go on with --resume ({})", folder.display())]
+    InterruptedRun {
+        /// Steps done.
+        step: u64,
+        /// The run's folder.
+        folder: PathBuf,
+    },
     /// A mistake in Coronet itself: a panic in one of its threads.
     #[error("internal error, please report it: {0}")]
     Internal(String),

@@ -46,6 +46,7 @@
 pub mod dataset;
 pub mod device;
 pub mod error;
+pub mod evaluate;
 pub mod graph;
 pub mod media;
 pub mod metrics;
@@ -58,6 +59,7 @@ pub mod program;
 mod random;
 pub mod segment;
 mod staging;
+pub mod train;
 pub mod verify;
 pub mod weights;
 

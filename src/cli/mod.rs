@@ -8,6 +8,7 @@ mod info;
 mod phantom;
 mod progress;
 mod segment;
+mod train;
 mod verify;
 
 use clap::{Parser, Subcommand};
@@ -29,6 +30,7 @@ struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Verb {
     Segment(segment::Arguments),
+    Train(train::Arguments),
     Phantom(phantom::Arguments),
     Import(import::Arguments),
     Verify(verify::Arguments),
@@ -47,6 +49,7 @@ pub fn main() -> ExitCode {
     }
     let done = panic::catch_unwind(AssertUnwindSafe(|| match verb {
         Verb::Segment(arguments) => segment::run(&arguments),
+        Verb::Train(arguments) => train::run(&arguments),
         Verb::Phantom(arguments) => phantom::run(&arguments),
         Verb::Import(arguments) => import::run(&arguments),
         Verb::Verify(arguments) => verify::run(&arguments),
@@ -56,7 +59,10 @@ pub fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             report(&error);
-            ExitCode::from(if matches!(error, Error::Interrupted | Error::InterruptedAfter(_)) { 130 } else { 1 })
+            ExitCode::from(if matches!(
+                error,
+                Error::Interrupted | Error::InterruptedAfter(_) | Error::InterruptedRun { .. }
+            ) { 130 } else { 1 })
         }
     }
 }

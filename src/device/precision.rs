@@ -5,7 +5,8 @@ use std::str::FromStr;
 
 /// The numbers that convolutions, but for the temporal one, multiply. Values are stored, and sums are taken, in float32 throughout; only the
 /// operands of the products are rounded.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Precision {
     /// IEEE 754 binary32: 24 significant bits.
     Float32,

@@ -16,4 +16,5 @@ mod refused_clips;
 mod refused_weights;
 mod results_folder;
 mod stopping;
+mod train;
 mod verify;
