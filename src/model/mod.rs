@@ -2,7 +2,9 @@
 
 mod cenet;
 mod config;
+mod training;
 
 pub(crate) use cenet::BLOCKS;
-pub use cenet::{CeNet, TrainingStep};
+pub use cenet::CeNet;
 pub use config::{ARCHITECTURE, Config, Stem};
+pub use training::TrainingStep;
