@@ -3,6 +3,7 @@
 //! Nothing here knows a device. The reference is slow and obvious on purpose: it is what every device is held to.
 //! To add an operator, write its file, name it in `operators!` and in [`all_cases`], and give each device one.
 
+mod adamw;
 mod add;
 mod case;
 mod channel_sum;
@@ -21,8 +22,8 @@ mod sum_of_squares;
 mod temporal_conv;
 mod transposed_conv;
 
+pub use adamw::AdamW;
 pub use add::Add;
-
 pub use case::{Case, Data, Fit};
 pub use channel_sum::ChannelSum;
 pub use concatenate::{ChannelSlice, Concatenate};
@@ -133,6 +134,7 @@ macro_rules! operators {
 }
 
 operators!(
+    AdamW,
     Add,
     ChannelSlice,
     ChannelSum,
@@ -166,6 +168,7 @@ operators!(
 /// The verification cases of every operator.
 pub fn all_cases() -> Vec<Case> {
     [
+        adamw::cases(),
         add::cases(),
         channel_sum::cases(),
         concatenate::cases(),

@@ -66,6 +66,7 @@ pub(super) fn bind(binding: Binding<'_>) -> Routine {
         Op::Sigmoid(_) => pointwise::sigmoid(&binding),
         Op::SigmoidGrad(_) => pointwise::sigmoid_grad(&binding),
         Op::Sgd(op) => pointwise::sgd(op, &binding),
+        Op::AdamW(op) => pointwise::adamw(op, &binding),
         Op::SquareGrad(_) => pointwise::square_grad(&binding),
         Op::ChannelSum(_) => channel_sum::sum(&binding),
         Op::Concatenate(_) => concatenate::concatenate(&binding),

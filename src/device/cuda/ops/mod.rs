@@ -88,6 +88,7 @@ pub(super) fn bind(binding: &Binding<'_>) -> Vec<Launch> {
         Op::SigmoidGrad(_) => elementwise::sigmoid_grad(binding),
         Op::SquareGrad(_) => elementwise::square_grad(binding),
         Op::Sgd(op) => elementwise::sgd(op, binding),
+        Op::AdamW(op) => elementwise::adamw(op, binding),
         Op::ChannelSum(_) => sums::channel_sum(binding),
         Op::SumOfSquares(_) => sums::sum_of_squares(binding),
         Op::Concatenate(_) => channels::concatenate(binding),
