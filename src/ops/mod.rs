@@ -9,6 +9,7 @@ mod case;
 mod channel_sum;
 mod concatenate;
 mod conv;
+mod cross_entropy;
 mod fill;
 mod instance_norm;
 mod max_pool;
@@ -28,6 +29,7 @@ pub use case::{Case, Data, Fit};
 pub use channel_sum::ChannelSum;
 pub use concatenate::{ChannelSlice, Concatenate};
 pub use conv::{Conv, ConvFilterGrad, ConvInputGrad};
+pub use cross_entropy::{CrossEntropy, CrossEntropyGrad};
 pub use fill::Fill;
 pub use instance_norm::{InstanceNorm, InstanceNormGrad};
 pub use max_pool::{MaxPool, MaxPoolGrad};
@@ -142,6 +144,8 @@ operators!(
     Conv,
     ConvFilterGrad,
     ConvInputGrad,
+    CrossEntropy,
+    CrossEntropyGrad,
     Fill,
     InstanceNorm,
     InstanceNormGrad,
@@ -173,6 +177,7 @@ pub fn all_cases() -> Vec<Case> {
         channel_sum::cases(),
         concatenate::cases(),
         conv::cases(),
+        cross_entropy::cases(),
         fill::cases(),
         instance_norm::cases(),
         max_pool::cases(),
