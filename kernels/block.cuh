@@ -49,3 +49,13 @@ __device__ __forceinline__ Number block_sum(Number value) {
     }
     return sum;
 }
+
+/// The sum of `count` numbers in double precision, for thread 0, always added in the same order. Every thread of the block
+/// must call it.
+__device__ __forceinline__ double block_sum_of(const float* numbers, int count) {
+    double sum = 0.0;
+    for (int i = static_cast<int>(threadIdx.x); i < count; i += static_cast<int>(blockDim.x)) {
+        sum += static_cast<double>(numbers[i]);
+    }
+    return block_sum(sum);
+}

@@ -151,3 +151,28 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     store(new_v, quad, velocity);
     store(new_w, quad, weight);
 }
+
+/// AdamW (Loshchilov and Hutter 2019): m' = beta1 m + (1 - beta1) g; v' = beta2 v + (1 - beta2) g^2;
+/// w' = (1 - rate decay) w - rate (m' / correction1) / (sqrt(v' / correction2) + epsilon).
+/// Rate and corrections are scalars in device memory; epsilon is above 0, so that padding lanes stay 0.
+extern "C" __global__ void __launch_bounds__(THREADS)
+    adamw(const float* w, const float* m, const float* v, const float* g, const float* rate, const float* correction1,
+          const float* correction2, float* new_w, float* new_m, float* new_v, int length, float beta1, float beta2,
+          float epsilon, float decay) {
+    Quad quad = my_quad(length);
+    float weight[4], first[4], second[4], gradient[4];
+    load(w, quad, weight);
+    load(m, quad, first);
+    load(v, quad, second);
+    load(g, quad, gradient);
+    float step = *rate, by_first = *correction1, by_second = *correction2;
+    float kept = 1.0f - step * decay;
+    for (int i = 0; i < 4; i++) {
+        first[i] = beta1 * first[i] + (1.0f - beta1) * gradient[i];
+        second[i] = beta2 * second[i] + (1.0f - beta2) * gradient[i] * gradient[i];
+        weight[i] = kept * weight[i] - step * (first[i] / by_first) / (sqrtf(second[i] / by_second) + epsilon);
+    }
+    store(new_m, quad, first);
+    store(new_v, quad, second);
+    store(new_w, quad, weight);
+}

@@ -43,8 +43,6 @@ extern "C" __global__ void __launch_bounds__(THREADS) square_sum_parts(const flo
 
 /// total = sum of parts[i]. One block.
 extern "C" __global__ void __launch_bounds__(THREADS) square_sum_merge(const float* parts, float* total, int count) {
-    double sum = 0.0;
-    for (int i = static_cast<int>(threadIdx.x); i < count; i += THREADS) sum += static_cast<double>(parts[i]);
-    sum = block_sum(sum);
+    double sum = block_sum_of(parts, count);
     if (threadIdx.x == 0) *total = static_cast<float>(sum);
 }

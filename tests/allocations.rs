@@ -2,7 +2,7 @@
 
 use coronet::device::Device;
 use coronet::device::cpu::CpuDevice;
-use coronet::model::{CeNet, Config, Stem, TrainingStep};
+use coronet::model::{CeNet, Config, Objective, Optimizer, Stem, TrainingStep};
 use coronet::program::{Placement, Program};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -34,9 +34,14 @@ fn nothing_is_allocated_while_inference_or_a_training_step_runs() {
     let config = Config::new(8, Stem::Half, 1, 1).unwrap();
     let network = CeNet::build(config, 1, 96, 96).unwrap();
     let inference = Program::lower(&network.graph, &[network.probability], &device, Placement::Shared).unwrap();
-    let step = TrainingStep::build(network, 1e-4, 0.9).unwrap();
-    let training = Program::lower(&step.network.graph, &[step.total_loss], &device, Placement::Shared).unwrap();
-    for (what, program) in [("inference", inference), ("training", training)] {
+    let training = |objective, optimizer| {
+        let step = TrainingStep::build(network.clone(), objective, optimizer).unwrap();
+        Program::lower(&step.network.graph, &[step.total_loss], &device, Placement::Shared).unwrap()
+    };
+    let sgd = training(Objective { rho: 1e-4, ..Objective::default() }, Optimizer::Sgd { momentum: 0.9 });
+    let adamw = Optimizer::AdamW { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.01 };
+    let adamw = training(Objective { rho: 0.0, background: 0.5, cross_entropy: 0.5 }, adamw);
+    for (what, program) in [("inference", inference), ("training by SGD", sgd), ("training by AdamW", adamw)] {
         let mut session = device.load(program).unwrap();
         // The thread pool's queues take their final size in the first runs.
         for _ in 0..20 {

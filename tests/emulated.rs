@@ -563,7 +563,7 @@ mod checked {
 
     /// What the kernels that do not simply stream ask for: bank conflicts per request to shared memory, and bytes moved
     /// per byte of global memory asked for. All others have no conflict, and at most [`STREAMING`].
-    const TRAFFIC: [(&str, f64, f64); 10] = [
+    const TRAFFIC: [(&str, f64, f64); 13] = [
         // A warp reads two rows of pixels that lie 32 words apart.
         ("conv", 0.79, 1.0),
         // And weights that lie 8 words apart for neighbouring lanes.
@@ -575,10 +575,13 @@ mod checked {
         // Windows overlap or step over pixels.
         ("max_pool", 0.0, 1.68),
         ("max_pool_grad", 0.0, 1.21),
-        // One thread merges what blocks have found.
+        // One thread writes what it or its block merges, and cases have few partial sums.
+        ("cross_entropy_merge", 0.0, 1.43),
         ("soft_dice_loss", 0.0, 8.0),
         ("square_sum_merge", 0.0, 4.0),
-        // Reads one lane in eight of a map of one channel.
+        // Read one lane in eight of maps of one channel; a gradient also writes the other seven.
+        ("cross_entropy_grad", 0.0, 2.37),
+        ("cross_entropy_parts", 0.0, 8.0),
         ("soft_dice_sums", 0.0, 7.81),
         // Neighbouring threads read filters that lie a whole tap apart.
         ("temporal_conv_input_grad", 0.0, 4.14),

@@ -9,7 +9,7 @@ use coronet::device::Precision;
 use coronet::device::cpu::CpuDevice;
 use coronet::device::{Device, Session};
 use coronet::graph::{Tensor, ValueId};
-use coronet::model::{CeNet, TrainingStep};
+use coronet::model::{CeNet, Objective, Optimizer, TrainingStep};
 use coronet::program::{Placement, Program};
 use coronet::verify::relative_l2;
 use coronet::weights::Weights;
@@ -45,7 +45,8 @@ impl Golden {
         let config = self.weights.config();
         assert_eq!((dims[1], dims[2]), (config.in_channels(), config.frames()), "{}", self.name);
         let network = CeNet::build(config, dims[0], dims[3], dims[4]).unwrap();
-        TrainingStep::build(network, RHO, MOMENTUM).unwrap()
+        let objective = Objective { rho: RHO, ..Objective::default() };
+        TrainingStep::build(network, objective, Optimizer::Sgd { momentum: MOMENTUM }).unwrap()
     }
 }
 

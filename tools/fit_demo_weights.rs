@@ -11,7 +11,7 @@ use coronet::device::Device;
 use coronet::device::cpu::CpuDevice;
 use coronet::media::{Frame, FramePreparer, Mask, ProbabilityMap, Size};
 use coronet::metrics::{Agreement, Counts};
-use coronet::model::{CeNet, Config, Stem, TrainingStep};
+use coronet::model::{CeNet, Config, Objective, Optimizer, Stem, TrainingStep};
 use coronet::phantom::{Phantom, Preset, Settings};
 use coronet::post::PostProcessing;
 use coronet::program::{Placement, Program};
@@ -117,7 +117,8 @@ fn fit(
         None => Weights::seeded(config, arguments.seed)?,
     };
     let network = CeNet::build(config, arguments.batch.get(), arguments.size, arguments.size)?;
-    let step = TrainingStep::with_background(network, RHO, MOMENTUM, arguments.background)?;
+    let objective = Objective { rho: RHO, background: arguments.background, cross_entropy: 0.0 };
+    let step = TrainingStep::build(network, objective, Optimizer::Sgd { momentum: MOMENTUM })?;
     let program = Program::lower(&step.network.graph, &[step.dice_loss], device, Placement::Shared)?;
     let mut session = device.load(program)?;
     start.write_into(&step.network, |id, numbers| session.write(id, numbers))?;
@@ -134,7 +135,8 @@ fn fit(
         }
         session.write(step.network.window, &inputs)?;
         session.write(step.mask, &masks)?;
-        session.write(step.rate, &[rate(number, arguments.steps.get(), arguments.rate)])?;
+        let rate = rate(number, arguments.steps.get(), arguments.rate);
+        step.write_schedule(number as u64 + 1, rate, |id, numbers| session.write(id, numbers))?;
         session.run()?;
         losses.push(session.read(step.dice_loss)?.data()[0]);
         if (number + 1) % BETWEEN_SCORES == 0 || number + 1 == arguments.steps.get() {

@@ -4,7 +4,7 @@ use super::print;
 use clap::{Args, ValueHint};
 use coronet::device::cpu::CpuDevice;
 use coronet::graph::Shape;
-use coronet::model::{CeNet, Config, Stem};
+use coronet::model::{CeNet, Config, Objective, Optimizer, Stem, TrainingStep};
 use coronet::program::{Placement, Program};
 use coronet::weights::Weights;
 use coronet::{Error, Result};
@@ -77,7 +77,8 @@ fn describe_program(arguments: &Arguments) -> Result<String> {
 
 fn training_step(config: Config, batch: usize, size: usize) -> Result<Program> {
     let network = CeNet::build(config, batch, size, size)?;
-    let step = coronet::model::TrainingStep::build(network, 1e-4, 0.9)?;
+    let objective = Objective { rho: 1e-4, ..Objective::default() };
+    let step = TrainingStep::build(network, objective, Optimizer::Sgd { momentum: 0.9 })?;
     let device = CpuDevice::new(Some(1))?;
     Program::lower(&step.network.graph, &[step.total_loss], &device, Placement::Shared)
 }

@@ -7,4 +7,4 @@ mod training;
 pub(crate) use cenet::BLOCKS;
 pub use cenet::CeNet;
 pub use config::{ARCHITECTURE, Config, Stem};
-pub use training::TrainingStep;
+pub use training::{Objective, Optimizer, TrainingStep};

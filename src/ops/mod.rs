@@ -3,11 +3,13 @@
 //! Nothing here knows a device. The reference is slow and obvious on purpose: it is what every device is held to.
 //! To add an operator, write its file, name it in `operators!` and in [`all_cases`], and give each device one.
 
+mod adamw;
 mod add;
 mod case;
 mod channel_sum;
 mod concatenate;
 mod conv;
+mod cross_entropy;
 mod fill;
 mod instance_norm;
 mod max_pool;
@@ -21,12 +23,13 @@ mod sum_of_squares;
 mod temporal_conv;
 mod transposed_conv;
 
+pub use adamw::AdamW;
 pub use add::Add;
-
 pub use case::{Case, Data, Fit};
 pub use channel_sum::ChannelSum;
 pub use concatenate::{ChannelSlice, Concatenate};
 pub use conv::{Conv, ConvFilterGrad, ConvInputGrad};
+pub use cross_entropy::{CrossEntropy, CrossEntropyGrad};
 pub use fill::Fill;
 pub use instance_norm::{InstanceNorm, InstanceNormGrad};
 pub use max_pool::{MaxPool, MaxPoolGrad};
@@ -133,6 +136,7 @@ macro_rules! operators {
 }
 
 operators!(
+    AdamW,
     Add,
     ChannelSlice,
     ChannelSum,
@@ -140,6 +144,8 @@ operators!(
     Conv,
     ConvFilterGrad,
     ConvInputGrad,
+    CrossEntropy,
+    CrossEntropyGrad,
     Fill,
     InstanceNorm,
     InstanceNormGrad,
@@ -166,10 +172,12 @@ operators!(
 /// The verification cases of every operator.
 pub fn all_cases() -> Vec<Case> {
     [
+        adamw::cases(),
         add::cases(),
         channel_sum::cases(),
         concatenate::cases(),
         conv::cases(),
+        cross_entropy::cases(),
         fill::cases(),
         instance_norm::cases(),
         max_pool::cases(),

@@ -11,7 +11,7 @@ pub use network::layer_cases;
 use crate::device::{Device, Precision};
 use crate::error::Result;
 use crate::graph::{Graph, Shape, Tensor, ValueId};
-use crate::ops::{Case, Fit};
+use crate::ops::{Case, Fit, Op};
 use crate::program::{Placement, Program};
 use std::time::{Duration, Instant};
 
@@ -199,7 +199,7 @@ pub fn verify_gradient(case: &Case, seed: u64) -> Result<Verdict> {
 
 /// Masks have no gradient; everything else that `pull_back` accepts has.
 fn is_differentiable(case: &Case, inputs: &[ValueId], id: ValueId) -> bool {
-    !(matches!(case.op, crate::ops::Op::SoftDice(_)) && inputs.get(1) == Some(&id))
+    !(matches!(case.op, Op::SoftDice(_) | Op::CrossEntropy(_)) && inputs.get(1) == Some(&id))
 }
 
 #[cfg(test)]

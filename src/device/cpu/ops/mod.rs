@@ -5,6 +5,7 @@
 mod channel_sum;
 mod concatenate;
 mod conv;
+mod cross_entropy;
 mod instance_norm;
 mod max_pool;
 mod pointwise;
@@ -50,6 +51,7 @@ pub(super) fn workspace(op: &Op, inputs: &[Shape]) -> usize {
         Op::InstanceNorm(_) => instance_norm::workspace(inputs[0]),
         Op::InstanceNormGrad(_) => instance_norm::grad_workspace(inputs[0]),
         Op::ChannelSum(_) => channel_sum::workspace(inputs[0]),
+        Op::CrossEntropy(_) => cross_entropy::workspace(inputs[0]),
         Op::SumOfSquares(_) => sum_of_squares::workspace(inputs),
         _ => 0,
     }
@@ -66,6 +68,7 @@ pub(super) fn bind(binding: Binding<'_>) -> Routine {
         Op::Sigmoid(_) => pointwise::sigmoid(&binding),
         Op::SigmoidGrad(_) => pointwise::sigmoid_grad(&binding),
         Op::Sgd(op) => pointwise::sgd(op, &binding),
+        Op::AdamW(op) => pointwise::adamw(op, &binding),
         Op::SquareGrad(_) => pointwise::square_grad(&binding),
         Op::ChannelSum(_) => channel_sum::sum(&binding),
         Op::Concatenate(_) => concatenate::concatenate(&binding),
@@ -85,6 +88,8 @@ pub(super) fn bind(binding: Binding<'_>) -> Routine {
         Op::ResizeGrad(_) => resize::grad(&binding),
         Op::SoftDice(op) => soft_dice::forward(op, &binding),
         Op::SoftDiceGrad(op) => soft_dice::grad(op, &binding),
+        Op::CrossEntropy(_) => cross_entropy::forward(&binding),
+        Op::CrossEntropyGrad(_) => cross_entropy::grad(&binding),
         Op::SumOfSquares(_) => sum_of_squares::forward(&binding),
     }
 }

@@ -3,7 +3,7 @@
 use super::super::elementwise::{for_each_block, map, rectified};
 use super::super::layout::padded;
 use super::{Binding, Routine, maps};
-use crate::ops::{Fill, Scale, Sgd};
+use crate::ops::{AdamW, Fill, Scale, Sgd};
 
 pub(super) fn add(binding: &Binding<'_>) -> Routine {
     let (a, b, sum) = (binding.inputs[0], binding.inputs[1], binding.outputs[0]);
@@ -142,6 +142,36 @@ pub(super) fn sgd(op: &Sgd, binding: &Binding<'_>) -> Routine {
             new_w,
             #[inline(always)]
             |[w, v]| w - rate * v,
+        );
+    })
+}
+
+pub(super) fn adamw(op: &AdamW, binding: &Binding<'_>) -> Routine {
+    let [w, m, v, g] = [0, 1, 2, 3].map(|i| binding.inputs[i]);
+    let scalars = [4, 5, 6].map(|i| binding.inputs[i]);
+    let [new_w, new_m, new_v] = [0, 1, 2].map(|i| binding.outputs[i]);
+    let AdamW { beta1, beta2, epsilon, weight_decay } = *op;
+    Box::new(move || {
+        // SAFETY: nobody writes the scalars while this step runs.
+        let [rate, correction1, correction2] = scalars.map(|scalar| unsafe { scalar.slice(0, 1) }[0]);
+        let kept = 1.0 - rate * weight_decay;
+        map(
+            [m, g],
+            new_m,
+            #[inline(always)]
+            |[m, g]| beta1 * m + (1.0 - beta1) * g,
+        );
+        map(
+            [v, g],
+            new_v,
+            #[inline(always)]
+            |[v, g]| beta2 * v + (1.0 - beta2) * g * g,
+        );
+        map(
+            [w, new_m, new_v],
+            new_w,
+            #[inline(always)]
+            |[w, m, v]| kept * w - rate * (m / correction1) / ((v / correction2).sqrt() + epsilon),
         );
     })
 }

@@ -4,7 +4,7 @@ use super::super::driver::Launch;
 use super::{Binding, THREADS, maps};
 use crate::device::layout::padded;
 use crate::graph::Shape;
-use crate::ops::{Fill, Scale, Sgd};
+use crate::ops::{AdamW, Fill, Scale, Sgd};
 
 /// Numbers that a thread owns.
 const NUMBERS: usize = 4;
@@ -53,6 +53,11 @@ pub(super) fn square_grad(binding: &Binding<'_>) -> Vec<Launch> {
 
 pub(super) fn sgd(op: &Sgd, binding: &Binding<'_>) -> Vec<Launch> {
     vec![map("sgd", binding).with(op.momentum).with(op.weight_decay)]
+}
+
+pub(super) fn adamw(op: &AdamW, binding: &Binding<'_>) -> Vec<Launch> {
+    let launch = map("adamw", binding).with(op.beta1).with(op.beta2);
+    vec![launch.with(op.epsilon).with(op.weight_decay)]
 }
 
 pub(super) fn fill(op: &Fill, binding: &Binding<'_>) -> Vec<Launch> {

@@ -5,6 +5,7 @@
 mod channels;
 mod columns;
 mod conv;
+mod cross_entropy;
 mod elementwise;
 mod instance_norm;
 mod max_pool;
@@ -71,6 +72,7 @@ pub(super) fn workspace(op: &Op, inputs: &[Shape], precision: Precision) -> usiz
         Op::TemporalConvFilterGrad(_) => temporal_conv::filter_grad_workspace(inputs),
         Op::InstanceNorm(_) => instance_norm::workspace(inputs[0]),
         Op::InstanceNormGrad(_) => instance_norm::grad_workspace(inputs[0]),
+        Op::CrossEntropy(_) => cross_entropy::workspace(inputs[0]),
         Op::SumOfSquares(_) => sums::sum_of_squares_workspace(inputs),
         _ => 0,
     }
@@ -88,6 +90,7 @@ pub(super) fn bind(binding: &Binding<'_>) -> Vec<Launch> {
         Op::SigmoidGrad(_) => elementwise::sigmoid_grad(binding),
         Op::SquareGrad(_) => elementwise::square_grad(binding),
         Op::Sgd(op) => elementwise::sgd(op, binding),
+        Op::AdamW(op) => elementwise::adamw(op, binding),
         Op::ChannelSum(_) => sums::channel_sum(binding),
         Op::SumOfSquares(_) => sums::sum_of_squares(binding),
         Op::Concatenate(_) => channels::concatenate(binding),
@@ -100,6 +103,8 @@ pub(super) fn bind(binding: &Binding<'_>) -> Vec<Launch> {
         Op::InstanceNormGrad(_) => instance_norm::grad(binding),
         Op::SoftDice(op) => soft_dice::forward(op, binding),
         Op::SoftDiceGrad(op) => soft_dice::grad(op, binding),
+        Op::CrossEntropy(_) => cross_entropy::forward(binding),
+        Op::CrossEntropyGrad(_) => cross_entropy::grad(binding),
         Op::Conv(op) => conv::forward(op, binding),
         Op::ConvInputGrad(op) => conv::input_grad(op, binding),
         Op::ConvFilterGrad(op) => conv::filter_grad(op, binding),
