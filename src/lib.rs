@@ -54,6 +54,7 @@ pub mod model;
 pub mod new_file;
 pub mod ops;
 pub mod phantom;
+pub mod plot;
 pub mod post;
 pub mod program;
 mod random;

@@ -45,6 +45,11 @@ impl Random {
         from + (to - from) * self.uniform()
     }
 
+    /// Uniform in `0..count`; 0 when `count` is.
+    pub(crate) fn below(&mut self, count: usize) -> usize {
+        ((u128::from(self.bits()) * count as u128) >> 64) as usize
+    }
+
     /// Poisson with this mean: by inversion where it is small, the rounded normal of the same variance where it is not.
     pub(crate) fn poisson(&mut self, mean: f64) -> f64 {
         if mean > 30.0 {
@@ -74,6 +79,15 @@ mod tests {
             assert!((average - mean).abs() <= spread, "mean {average} for {mean}");
             assert!((variance - mean).abs() <= 0.06 * mean, "variance {variance} for {mean}");
         }
+    }
+
+    #[test]
+    fn whole_numbers_below_another_come_equally_often() {
+        let mut random = Random::new(4);
+        let mut times = [0; 5];
+        (0..50_000).for_each(|_| times[random.below(5)] += 1);
+        assert!(times.iter().all(|&t| (9_600..10_400).contains(&t)), "{times:?}");
+        assert_eq!((random.below(1), random.below(0)), (0, 0));
     }
 
     #[test]
