@@ -10,6 +10,9 @@ use tempfile::TempDir;
 const PREFIX: &str = ".coronet-";
 /// In every hidden folder, locked while its run lives.
 const LOCK: &str = "lock";
+/// Within a hidden folder: what will be moved into place, and what has been moved aside for it.
+const NEW: &str = "new";
+const OLD: &str = "old";
 
 /// A hidden folder inside the one that results will be in. Dropped it goes, and with it the folders made for it,
 /// unless something else has come into them.
@@ -20,6 +23,7 @@ pub(crate) struct Staging {
     made: Vec<PathBuf>,
     /// Present until it has been taken down.
     hidden: Option<TempDir>,
+    /// Where results are collected within it.
     path: PathBuf,
     _lock: File,
 }
@@ -47,11 +51,14 @@ impl Staging {
             let lock = File::create(hidden.path().join(LOCK)).map_err(Error::io("write to", folder))?;
             // Without locks nobody can tell whether this run lives, and nobody takes its folder for abandoned.
             let _ = lock.try_lock();
+            for part in [NEW, OLD] {
+                fs::create_dir(hidden.path().join(part)).map_err(Error::io("write to", folder))?;
+            }
             Ok((hidden, lock))
         });
         match built {
             Ok((hidden, lock)) => {
-                let path = hidden.path().to_path_buf();
+                let path = hidden.path().join(NEW);
                 Ok(Staging { folder: folder.to_path_buf(), made, hidden: Some(hidden), path, _lock: lock })
             }
             Err(error) => {
@@ -66,7 +73,7 @@ impl Staging {
         &self.folder
     }
 
-    /// The hidden folder.
+    /// Where they are for now, within the hidden folder.
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
@@ -106,21 +113,57 @@ impl Staging {
         }
     }
 
-    /// Brings all that was staged to disk.
+    /// Brings all that was staged to disk and gives those of `names` that were staged their places, in this order.
+    ///
+    /// What is there of `names`, staged or not, goes, the last first. The caller has seen to it that it may.
     ///
     /// # Errors
-    /// [`Error::Io`] with final names.
-    pub(crate) fn sync(&self) -> Result<()> {
-        sync_tree(&self.path).map_err(|error| self.with_final_path(error))
-    }
-
-    /// The results are in place: their folder stays, and is brought to disk itself.
-    ///
-    /// # Errors
-    /// [`Error::Io`] when that fails.
-    pub(crate) fn settle(&mut self) -> Result<()> {
+    /// [`Error::Io`] with final names; all that was there is then there again.
+    pub(crate) fn commit(mut self, names: &[&str]) -> Result<()> {
+        sync_tree(&self.path).map_err(|error| self.with_final_path(error))?;
+        let mut moves = Moves::default();
+        if let Err(error) = self.move_into_place(names, &mut moves) {
+            moves.undo();
+            return Err(error);
+        }
+        // The results stay, though that they are there is only certain once their folder itself is on disk.
         self.made.clear();
         sync(&self.folder).map_err(Error::io("sync", &self.folder))
+    }
+
+    fn move_into_place(&self, names: &[&str], moves: &mut Moves) -> Result<()> {
+        let aside = self.path.with_file_name(OLD);
+        for name in names.iter().rev() {
+            let old = self.folder.join(name);
+            if old.symlink_metadata().is_ok() {
+                moves.rename(&old, &aside.join(name)).map_err(Error::io("replace", &old))?;
+            }
+        }
+        for name in names {
+            let (staged, place) = (self.path.join(name), self.folder.join(name));
+            if staged.symlink_metadata().is_ok() {
+                moves.rename(&staged, &place).map_err(Error::io("write", &place))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Renames that can be taken back.
+#[derive(Default)]
+struct Moves(Vec<(PathBuf, PathBuf)>);
+
+impl Moves {
+    fn rename(&mut self, from: &Path, to: &Path) -> std::io::Result<()> {
+        fs::rename(from, to)?;
+        self.0.push((from.to_path_buf(), to.to_path_buf()));
+        Ok(())
+    }
+
+    fn undo(self) {
+        for (from, to) in self.0.into_iter().rev() {
+            let _ = fs::rename(to, from);
+        }
     }
 }
 
@@ -130,6 +173,12 @@ impl Drop for Staging {
         drop(self.hidden.take());
         remove_empty(&self.made);
     }
+}
+
+/// Whether `file` is a JSON document of this `schema`, by which folders are known as Coronet's own.
+pub(crate) fn has_schema(file: &Path, schema: &str) -> bool {
+    let text = fs::read(file).unwrap_or_default();
+    serde_json::from_slice::<serde_json::Value>(&text).is_ok_and(|document| document["schema"] == schema)
 }
 
 fn make_folders(folder: &Path, made: &mut Vec<PathBuf>) -> Result<()> {
@@ -182,4 +231,44 @@ fn sync_tree(folder: &Path) -> Result<()> {
         }
     }
     sync(folder).map_err(Error::io("write", folder))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A folder with `names` in it, each a file that says "old", and as many staged that say "new".
+    fn staged(names: &[&str]) -> (TempDir, Staging) {
+        let folder = TempDir::new().unwrap();
+        names.iter().for_each(|name| fs::write(folder.path().join(name), "old").unwrap());
+        let staging = Staging::create(folder.path()).unwrap();
+        names.iter().for_each(|name| staging.write(name, b"new").unwrap());
+        (folder, staging)
+    }
+
+    fn said(folder: &TempDir, name: &str) -> String {
+        fs::read_to_string(folder.path().join(name)).unwrap()
+    }
+
+    #[test]
+    fn results_may_have_the_names_that_a_hidden_folder_uses_itself() {
+        let names = [LOCK, NEW, OLD];
+        let (folder, staging) = staged(&names);
+        staging.commit(&names).unwrap();
+        assert_eq!(names.map(|name| said(&folder, name)), ["new"; 3]);
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 3);
+    }
+
+    #[test]
+    fn what_was_there_is_there_again_when_one_name_cannot_be_had() {
+        let (folder, staging) = staged(&["a", "b"]);
+        // Nothing can be moved under a file.
+        fs::create_dir_all(staging.path().join("a-file")).unwrap();
+        staging.write("a-file/c", b"new").unwrap();
+        fs::write(folder.path().join("a-file"), "").unwrap();
+        let error = staging.commit(&["a", "a-file/c", "b"]).unwrap_err().to_string();
+        assert!(error.starts_with("cannot write ") && error.contains("a-file/c"), "{error}");
+        assert_eq!(["a", "b"].map(|name| said(&folder, name)), ["old"; 2]);
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 3);
+    }
 }

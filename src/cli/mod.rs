@@ -2,6 +2,7 @@
 //!
 //! Results go to stdout, everything else to stderr. Exit codes: 0 done, 1 failed, 2 wrong usage, 130 stopped by Ctrl-C.
 
+mod dataset;
 mod device;
 mod import;
 mod info;
@@ -32,6 +33,7 @@ enum Verb {
     Segment(segment::Arguments),
     Train(train::Arguments),
     Phantom(phantom::Arguments),
+    Dataset(dataset::Arguments),
     Import(import::Arguments),
     Verify(verify::Arguments),
     Info(info::Arguments),
@@ -51,6 +53,7 @@ pub fn main() -> ExitCode {
         Verb::Segment(arguments) => segment::run(&arguments),
         Verb::Train(arguments) => train::run(&arguments),
         Verb::Phantom(arguments) => phantom::run(&arguments),
+        Verb::Dataset(arguments) => dataset::run(&arguments),
         Verb::Import(arguments) => import::run(&arguments),
         Verb::Verify(arguments) => verify::run(&arguments),
         Verb::Info(arguments) => info::run(&arguments),
@@ -104,6 +107,11 @@ fn report(error: &Error) {
 /// A line on stderr. That nobody reads it any more is no reason to stop.
 fn note(line: &str) {
     let _ = writeln!(io::stderr().lock(), "{line}");
+}
+
+/// `1 clip`, `2 clips`.
+fn count(number: usize, what: &str) -> String {
+    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
 }
 
 /// A result on stdout. A reader that has gone away (`coronet ... | head -1`) has had what it wanted.

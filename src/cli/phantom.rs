@@ -1,7 +1,7 @@
 //! `coronet phantom`: synthetic angiograms with exact masks.
 
-use super::print;
 use super::progress::{Progress, interrupted, listen_for_ctrl_c};
+use super::{count, print};
 use clap::{Args, ValueEnum, ValueHint};
 use coronet::media::Size;
 use coronet::phantom::{ClipOptions, Phantom, Preset, Settings, System, check_clip_place, write_clip};
@@ -172,10 +172,6 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         frames as f64 / seconds,
     );
     print(&mut io::stdout().lock(), &text)
-}
-
-fn count(number: usize, what: &str) -> String {
-    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
 }
 
 fn clip_name(clip: usize) -> String {

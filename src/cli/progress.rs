@@ -1,6 +1,7 @@
 //! How far a run is: a bar on a terminal, a line now and then elsewhere, nothing when asked to be quiet. And Ctrl-C.
 
 use super::note;
+use coronet::dataset::Watcher;
 use coronet::segment::{FrameReport, Observer};
 use indicatif::{ProgressBar, ProgressState, ProgressStyle};
 use std::fmt::Write;
@@ -124,6 +125,20 @@ impl Observer for Progress {
     }
 
     fn frame_done(&self, _report: &FrameReport) {
+        self.advance();
+    }
+
+    fn interrupted(&self) -> bool {
+        interrupted()
+    }
+}
+
+impl Watcher for Progress {
+    fn begun(&self, frames: usize) {
+        self.begin(frames);
+    }
+
+    fn frame_done(&self) {
         self.advance();
     }
 

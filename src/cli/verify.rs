@@ -5,8 +5,8 @@ mod junit;
 mod table;
 
 use super::device::DeviceOptions;
-use super::print;
 use super::progress::{Progress, interrupted, listen_for_ctrl_c};
+use super::{count, print};
 use clap::{Args, ValueHint};
 use coronet::device::{Device, DeviceChoice};
 use coronet::new_file::NewFile;
@@ -138,7 +138,7 @@ fn run_with(arguments: &Arguments, open: &dyn Fn() -> Result<Box<dyn Device>>, o
     }
     match report.failures() {
         0 => Ok(()),
-        failures => Err(Error::Verification(format!("{failures} of {} failed", table::count(report.findings.len())))),
+        failures => Err(Error::Verification(format!("{failures} of {} failed", count(report.findings.len(), "check")))),
     }
 }
 

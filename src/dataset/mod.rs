@@ -3,14 +3,39 @@
 //! A label belongs to the frame of the same name (without the suffix) and holds vessel where its value is at least
 //! 128. Frames without a label are neighbours of others and nothing else. Any image format that clips may have will do.
 
+mod extract;
+mod inspect;
 mod split;
 
+pub use extract::{ClipName, ClipToExtract, ExtractedClip, extract};
+pub use inspect::{ClipInspection, Inspection, Tally, VesselShare};
 pub use split::{Section, Split, SplitChoice};
 
 use crate::error::{Error, Result};
 use crate::media::{Frame, Mask, Size, files_in_natural_order, image_size, read_image};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+
+/// Watches long work on a data set from outside and may stop it.
+pub trait Watcher: Sync {
+    /// Work on so many frames begins.
+    fn begun(&self, _frames: usize) {}
+
+    /// One of them is done.
+    fn frame_done(&self) {}
+
+    /// Whether to stop with [`Error::Interrupted`]; asked before each frame.
+    fn interrupted(&self) -> bool {
+        false
+    }
+}
+
+/// The watcher that does not look.
+impl Watcher for () {}
+
+fn go_on(watcher: &dyn Watcher) -> Result<()> {
+    if watcher.interrupted() { Err(Error::Interrupted) } else { Ok(()) }
+}
 
 /// A folder of clips whose files fit together; no pixel has been read yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -115,9 +140,14 @@ impl Dataset {
     /// # Errors
     /// As [`Dataset::read_frame`]; [`Error::Request`] when there is none.
     pub fn read_label(&self, id: FrameId) -> Result<Mask> {
+        self.read_label_image(id).map(Mask::of_label)
+    }
+
+    /// The label before it is made a mask.
+    fn read_label_image(&self, id: FrameId) -> Result<Frame> {
         let frame = self.frame(id);
         let none = || Error::Request(format!("{} has no label", frame.path.display()));
-        self.read(id, frame.label.as_ref().ok_or_else(none)?).map(Mask::of_label)
+        self.read(id, frame.label.as_ref().ok_or_else(none)?)
     }
 
     fn read(&self, id: FrameId, path: &Path) -> Result<Frame> {

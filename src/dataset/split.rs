@@ -59,7 +59,7 @@ pub struct Split {
 }
 
 /// Clips with fewer frames are not cut.
-const FEWEST_FRAMES_CUT: usize = 6;
+pub(super) const FEWEST_FRAMES_CUT: usize = 6;
 
 impl Split {
     /// Divides `dataset`; the same seed divides the same clips (by name) alike.

@@ -94,6 +94,14 @@ impl Frame {
         }
     }
 
+    /// A frame without colour as a grey one: RGB whose three samples are equal in every pixel. Others come back as they
+    /// are.
+    pub fn without_equal_samples(self) -> Frame {
+        let is_grey = self.colour == Colour::Rgb && self.samples.chunks_exact(3).all(|p| p[0] == p[1] && p[1] == p[2]);
+        // Luminance keeps equal samples as they are.
+        if is_grey { self.into_grey() } else { self }
+    }
+
     /// Three equal samples for a grey frame; an RGB frame is returned as it is.
     pub fn into_rgb(self) -> Frame {
         match self.colour {
@@ -130,7 +138,7 @@ pub struct Mask {
 }
 
 /// From this 8-bit value on a label's pixel is vessel.
-const VESSEL: u8 = 128;
+pub(crate) const VESSEL: u8 = 128;
 
 impl Mask {
     /// What an image drawn by hand says: vessel where its luminance is at least 128.
@@ -156,6 +164,19 @@ mod tests {
         assert_eq!(luminance(0, 0, 255), 29);
         for v in 0..=255 {
             assert_eq!(luminance(v, v, v), v);
+        }
+    }
+
+    #[test]
+    fn only_frames_without_colour_lose_their_equal_samples() {
+        let size = Size { width: 2, height: 1 };
+        let frame = |colour, samples: &[u8]| Frame::new(size, colour, samples.to_vec()).unwrap();
+        let grey = frame(Colour::Grey, &[7, 200]);
+        assert_eq!(frame(Colour::Rgb, &[7, 7, 7, 200, 200, 200]).without_equal_samples(), grey);
+        assert_eq!(grey.clone().without_equal_samples(), grey);
+        for colourful in [[7, 7, 7, 200, 200, 201], [8, 7, 7, 200, 200, 200]] {
+            let frame = frame(Colour::Rgb, &colourful);
+            assert_eq!(frame.clone().without_equal_samples(), frame);
         }
     }
 

@@ -15,6 +15,7 @@ mod video;
 #[cfg(feature = "video")]
 mod video_writer;
 
+pub(crate) use frame::VESSEL;
 pub use frame::{Colour, Frame, Mask, ProbabilityMap, Size, luminance};
 pub(crate) use images::files_in_natural_order;
 pub use images::{image_size, read_image};
@@ -66,6 +67,39 @@ pub trait ClipReader: Send {
     /// # Errors
     /// [`crate::Error::Media`] when the frame is damaged, missing or of another size than the first.
     fn next_frame(&mut self) -> Result<Option<Frame>>;
+}
+
+/// Frame `index` of a clip that is read in order, held against what [`ClipReader::info`] promised.
+///
+/// # Errors
+/// Those of the reader; [`Error::Request`] when the clip has ended, or the frame has another size.
+pub(crate) fn expect_frame(reader: &mut dyn ClipReader, index: usize) -> Result<Frame> {
+    let (size, frames) = (reader.info().size, reader.info().frames);
+    let Some(frame) = reader.next_frame()? else {
+        return Err(Error::Request(format!(
+            "the clip ends after {index} frames, but should have {frames}; it is damaged"
+        )));
+    };
+    if frame.size() != size {
+        let problem =
+            format!("frame {index} is {}, but the clip is {size}; all frames must have one size", frame.size());
+        return Err(Error::Request(problem));
+    }
+    Ok(frame)
+}
+
+/// That a clip ends behind its last frame.
+///
+/// # Errors
+/// Those of the reader; [`Error::Request`] when it does not.
+pub(crate) fn expect_end(reader: &mut dyn ClipReader) -> Result<()> {
+    match reader.next_frame()? {
+        None => Ok(()),
+        Some(_) => {
+            let frames = reader.info().frames;
+            Err(Error::Request(format!("the clip goes on after its {frames} frames; it is damaged")))
+        }
+    }
 }
 
 /// Opens a clip: a DICOM file, a video, one image, or a folder of images (see the README for what each may be).

@@ -3,9 +3,8 @@
 use super::{Phantom, PhantomFrame};
 use crate::error::{Error, Result};
 use crate::media::output::{frame_digits, mask_png, picture_png};
-use crate::staging::Staging;
+use crate::staging::{Staging, has_schema};
 use rayon::prelude::*;
-use std::fs;
 use std::path::Path;
 
 /// How to write clips.
@@ -42,25 +41,13 @@ pub fn write_clip(
         (Some(parent), Some(name)) => (parent, name),
         _ => return Err(Error::Request(format!("{} cannot be the name of a clip", folder.display()))),
     };
-    let mut staging = Staging::create(parent)?;
+    let staging = Staging::create(parent)?;
     let truths = write_frames(phantom, &staging, name, options.video, frame_done)
         .map_err(|error| staging.with_final_path(error))?;
     let truth = serde_json::to_vec_pretty(&truth(phantom, &truths))
         .map_err(|e| Error::Internal(format!("the truth is not JSON: {e}")))?;
     staging.write(&format!("{name}/{TRUTH}"), &truth)?;
-    staging.sync()?;
-    let aside = staging.path().join("replaced");
-    let replaces = folder.symlink_metadata().is_ok();
-    if replaces {
-        fs::rename(folder, &aside).map_err(Error::io("replace", folder))?;
-    }
-    if let Err(error) = fs::rename(staging.path().join(name), folder) {
-        if replaces {
-            let _ = fs::rename(&aside, folder);
-        }
-        return Err(Error::io("write", folder)(error));
-    }
-    staging.settle()
+    staging.commit(&[name])
 }
 
 /// Refuses to take the place of anything but a clip of the phantom's that may be replaced.
@@ -72,8 +59,7 @@ pub fn check_clip_place(folder: &Path, overwrite: bool) -> Result<()> {
         return Ok(());
     }
     let place = folder.display();
-    let text = fs::read(folder.join(TRUTH)).unwrap_or_default();
-    if serde_json::from_slice::<serde_json::Value>(&text).is_ok_and(|truth| truth["schema"] == SCHEMA) {
+    if has_schema(&folder.join(TRUTH), SCHEMA) {
         if overwrite {
             return Ok(());
         }

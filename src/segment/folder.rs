@@ -4,18 +4,18 @@
 //! end, `summary.json` last. A run that fails or is stopped takes its hidden folder with it.
 
 use crate::error::{Error, Result};
-use crate::staging::Staging;
-use std::fs;
-use std::path::{Path, PathBuf};
+use crate::staging::{Staging, has_schema};
+use std::path::Path;
 
 pub use crate::staging::StagedFile;
 
-/// What a run may leave, in the order it is moved into place.
+/// What a run may leave, in the order it is moved into place: a folder that has a summary is complete.
 const NAMES: [&str; 5] = ["masks", "probability", "overlay.mp4", "contact_sheet.png", SUMMARY];
 /// Its presence says that the results are complete.
 const SUMMARY: &str = "summary.json";
 /// The value of `schema` in a summary, by which results are known as Coronet's own.
 pub(super) const SCHEMA: &str = "coronet/segment";
+
 /// A folder for results, with a hidden folder inside that collects them until [`ResultFolder::commit`].
 ///
 /// Dropped without a commit it leaves the file system as it was.
@@ -66,55 +66,9 @@ impl ResultFolder {
     ///
     /// # Errors
     /// [`Error::Io`] or [`Error::Request`]; the folder is then as it was before.
-    pub fn commit(mut self) -> Result<()> {
+    pub fn commit(self) -> Result<()> {
         check_free(self.path(), self.overwrite)?;
-        self.staging.sync()?;
-        let mut moves = Moves::default();
-        let moved = self.move_into_place(&mut moves);
-        if let Err(error) = moved {
-            moves.undo();
-            return Err(error);
-        }
-        // The results are in place; that they are there is only certain once the folder itself is on disk.
-        self.staging.settle()
-    }
-
-    fn move_into_place(&self, moves: &mut Moves) -> Result<()> {
-        let (folder, hidden) = (self.staging.folder(), self.staging.path());
-        let replaced = hidden.join("replaced");
-        fs::create_dir(&replaced).map_err(Error::io("write to", folder))?;
-        // The summary leaves first and comes last: a folder that has one is complete.
-        for name in NAMES.iter().rev() {
-            let (old, aside) = (folder.join(name), replaced.join(name));
-            if old.symlink_metadata().is_ok() {
-                moves.rename(&old, &aside).map_err(Error::io("replace", &old))?;
-            }
-        }
-        for name in NAMES {
-            let (staged, place) = (hidden.join(name), folder.join(name));
-            if staged.symlink_metadata().is_ok() {
-                moves.rename(&staged, &place).map_err(Error::io("write", &place))?;
-            }
-        }
-        Ok(())
-    }
-}
-
-/// Renames that can be taken back.
-#[derive(Default)]
-struct Moves(Vec<(PathBuf, PathBuf)>);
-
-impl Moves {
-    fn rename(&mut self, from: &Path, to: &Path) -> std::io::Result<()> {
-        fs::rename(from, to)?;
-        self.0.push((from.to_path_buf(), to.to_path_buf()));
-        Ok(())
-    }
-
-    fn undo(self) {
-        for (from, to) in self.0.into_iter().rev() {
-            let _ = fs::rename(to, from);
-        }
+        self.staging.commit(&NAMES)
     }
 }
 
@@ -124,7 +78,7 @@ fn check_free(folder: &Path, overwrite: bool) -> Result<()> {
         return Ok(());
     };
     let folder_name = folder.display();
-    if !is_coronets(folder) {
+    if !has_schema(&folder.join(SUMMARY), SCHEMA) {
         return Err(Error::Request(format!(
             "{folder_name} holds '{found}', but no finished results of Coronet; choose another folder"
         )));
@@ -135,9 +89,4 @@ fn check_free(folder: &Path, overwrite: bool) -> Result<()> {
         )));
     }
     Ok(())
-}
-
-fn is_coronets(folder: &Path) -> bool {
-    let text = fs::read(folder.join(SUMMARY)).unwrap_or_default();
-    serde_json::from_slice::<serde_json::Value>(&text).is_ok_and(|summary| summary["schema"] == SCHEMA)
 }

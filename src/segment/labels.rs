@@ -1,7 +1,7 @@
 //! Masks that somebody else holds for true, read beside a clip, and how well the run's own agree with them.
 
 use crate::error::{Error, Result};
-use crate::media::{ClipReader, Mask};
+use crate::media::{ClipReader, Frame, Mask};
 use crate::metrics::{Agreement, Counts};
 use std::path::Path;
 
@@ -54,22 +54,30 @@ impl Labels {
         Ok(Labels { name: path.to_string_lossy().into_owned(), reader, next: 0, scored: Vec::new() })
     }
 
-    /// Compares the mask of frame `index` with its label. Frames come in rising order.
+    /// The label of frame `index`. Frames come in rising order.
     ///
     /// # Errors
     /// Those of the reader; [`Error::Request`] when the labels end early.
-    pub fn compare(&mut self, index: usize, mask: &Mask) -> Result<()> {
+    pub fn read(&mut self, index: usize) -> Result<Frame> {
         loop {
-            let Some(frame) = self.reader.next_frame()? else {
+            let Some(label) = self.reader.next_frame()? else {
                 return Err(Error::Request(format!("the labels in {} end before frame {index}", self.name)));
             };
             self.next += 1;
-            if self.next <= index {
-                continue;
+            if self.next > index {
+                return Ok(label);
             }
-            self.scored.push(Counts::of(mask, &Mask::of_label(frame))?);
-            return Ok(());
         }
+    }
+
+    /// Compares the mask of frame `index` with its label. Frames come in rising order.
+    ///
+    /// # Errors
+    /// As [`Labels::read`]; [`Error::Request`] when the sizes differ.
+    pub fn compare(&mut self, index: usize, mask: &Mask) -> Result<()> {
+        let label = self.read(index)?;
+        self.scored.push(Counts::of(mask, &Mask::of_label(label))?);
+        Ok(())
     }
 
     /// What came of it; `None` when no frame was compared.

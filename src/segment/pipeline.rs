@@ -6,7 +6,9 @@
 use super::window::{Prepared, Window};
 use super::{FrameRange, WindowNetwork};
 use crate::error::{Error, Result};
-use crate::media::{BilinearResize, ClipReader, Frame, FramePreparer, Mask, ProbabilityMap, Size};
+use crate::media::{
+    BilinearResize, ClipReader, Frame, FramePreparer, Mask, ProbabilityMap, Size, expect_end, expect_frame,
+};
 use crate::post::{PostProcessing, to_source_size};
 use std::any::Any;
 use std::ops::Range;
@@ -200,19 +202,7 @@ fn decode(
 ) -> Result<()> {
     for index in 0..plan.seen.end {
         go_on(observer)?;
-        let Some(frame) = reader.next_frame()? else {
-            return Err(Error::Request(format!(
-                "the clip ends after {index} frames, but should have {}; it is damaged",
-                plan.total
-            )));
-        };
-        if frame.size() != plan.source {
-            return Err(Error::Request(format!(
-                "frame {index} is {}, but the clip is {}; all frames must have one size",
-                frame.size(),
-                plan.source
-            )));
-        }
+        let frame = expect_frame(reader, index)?;
         if index < plan.seen.start {
             continue;
         }
@@ -224,10 +214,7 @@ fn decode(
             return Ok(());
         }
     }
-    if plan.seen.end == plan.total && reader.next_frame()?.is_some() {
-        return Err(Error::Request(format!("the clip goes on after its {} frames; it is damaged", plan.total)));
-    }
-    Ok(())
+    if plan.seen.end == plan.total { expect_end(reader) } else { Ok(()) }
 }
 
 /// The second stage: the network over the sliding window.

@@ -4,6 +4,7 @@
 //! and what a run leaves is compared byte by byte.
 
 mod clips;
+mod dataset;
 mod device;
 mod end_to_end;
 mod import;

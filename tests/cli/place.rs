@@ -6,6 +6,7 @@ use coronet::weights::Weights;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process;
 use tempfile::TempDir;
 
 /// The binary under test.
@@ -108,4 +109,26 @@ pub fn results(folder: &Path) -> BTreeMap<String, Vec<u8>> {
 pub fn within<'a>(results: &'a BTreeMap<String, Vec<u8>>, folder: &str) -> BTreeMap<&'a str, &'a [u8]> {
     let prefix = format!("{folder}/");
     results.iter().filter_map(|(name, bytes)| Some((name.strip_prefix(&prefix)?, bytes.as_slice()))).collect()
+}
+
+/// A small file system in memory, for root only; gone when dropped.
+pub struct Disk(pub PathBuf);
+
+impl Disk {
+    pub fn mount(at: PathBuf, options: &str) -> Option<Disk> {
+        fs::create_dir_all(&at).unwrap();
+        let mut mount = process::Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", options, "tmpfs"]).arg(&at).stderr(process::Stdio::null());
+        if mount.status().is_ok_and(|status| status.success()) {
+            return Some(Disk(at));
+        }
+        eprintln!("skipped: only root may mount a small file system");
+        None
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let _ = process::Command::new("umount").arg(&self.0).status();
+    }
 }

@@ -1,10 +1,9 @@
 //! A folder that cannot take the results, or not all of them, gets none.
 
 use super::clips;
-use super::place::{Place, results, sentence, tree};
+use super::place::{Disk, Place, results, sentence, tree};
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::path::Path;
 
 #[test]
 fn a_place_that_cannot_be_a_folder_is_refused() {
@@ -74,26 +73,4 @@ fn a_disk_that_fills_up_at_any_point_keeps_nothing_but_what_was_there() {
         assert!(tree(&disk.0).is_empty(), "{kib} KiB: {:?}", tree(&disk.0).keys());
     }
     assert!(whole && failures >= 3, "{failures} sizes were too small, one sufficed: {whole}");
-}
-
-/// A small file system in memory, for root only; gone when dropped.
-struct Disk(PathBuf);
-
-impl Disk {
-    fn mount(at: PathBuf, options: &str) -> Option<Disk> {
-        fs::create_dir_all(&at).unwrap();
-        let mut mount = Command::new("mount");
-        mount.args(["-t", "tmpfs", "-o", options, "tmpfs"]).arg(&at).stderr(Stdio::null());
-        if mount.status().is_ok_and(|status| status.success()) {
-            return Some(Disk(at));
-        }
-        eprintln!("skipped: only root may mount a small file system");
-        None
-    }
-}
-
-impl Drop for Disk {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg(&self.0).status();
-    }
 }

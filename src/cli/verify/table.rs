@@ -1,5 +1,6 @@
 //! A verification as a table for people, and what failed in a form to be run again.
 
+use super::super::count;
 use super::{Report, problem};
 use coronet::device::Precision;
 use coronet::verify::{Check, Finding, Verdict};
@@ -75,10 +76,5 @@ fn summary(report: &Report) -> String {
     let Report { device, findings, elapsed, .. } = report;
     let (failed, all) = (report.failures(), findings.len());
     let seconds = elapsed.as_secs_f64();
-    format!("{} on {device}: {} passed, {failed} failed in {seconds:.1} s", count(all), all - failed)
-}
-
-/// `1 check`, `2 checks`.
-pub fn count(checks: usize) -> String {
-    format!("{checks} check{}", if checks == 1 { "" } else { "s" })
+    format!("{} on {device}: {} passed, {failed} failed in {seconds:.1} s", count(all, "check"), all - failed)
 }
