@@ -20,15 +20,15 @@ __device__ __forceinline__ Pixel pixel_at(int index, int rows, int columns) {
     return {index / columns / rows, index / columns % rows, index % columns};
 }
 
-/// The source row (or column) that result row `at` reads through tap `tap`, or -1.
+/// The source row (or column) that result row `at` reads through tap `tap`; negative where it reads a zero.
 template <bool backward>
 __device__ __forceinline__ int source_of(int at, int tap, int size, const Geometry& g) {
     int position = backward ? at + g.padding - tap * g.dilation : at * g.stride - g.padding + tap * g.dilation;
     if (backward) {
-        if (position < 0 || position % g.stride != 0) return -1;
+        if (position % g.stride != 0) return -1;
         position /= g.stride;
     }
-    return position >= 0 && position < size ? position : -1;
+    return position < size ? position : -1;
 }
 
 /// Offset of the pixel of the source that a result pixel reads through a tap, or -1 where it reads a zero.

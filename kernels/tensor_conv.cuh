@@ -35,8 +35,8 @@ struct Slice {
     static __device__ __forceinline__ int copied_row(int copy) {
         return (static_cast<int>(threadIdx.x) + copy * THREADS) / ROW_CHUNKS;
     }
-    static __device__ __forceinline__ int copied_chunk(int copy) {
-        return (static_cast<int>(threadIdx.x) + copy * THREADS) % ROW_CHUNKS;
+    static __device__ __forceinline__ int copied_chunk() {
+        return static_cast<int>(threadIdx.x) % ROW_CHUNKS;  // THREADS is a multiple of ROW_CHUNKS
     }
 
     /// Byte offset of a chunk.
@@ -47,7 +47,7 @@ struct Slice {
     }
 
     static __device__ __forceinline__ void copy(unsigned char* slice, int i, const Element* from, bool valid) {
-        cp_async16(slice + place(copied_row(i), copied_chunk(i)), from, valid);
+        cp_async16(slice + place(copied_row(i), copied_chunk()), from, valid);
     }
 
     /// Loads 16 rows (or columns) of the tile, from `first` on, by half `half` of the slice. The registers are ordered as
@@ -159,7 +159,7 @@ __device__ __forceinline__ void tensor_convolve(const Element* source, const Ele
     int offsets[A::COPIES];
 #pragma unroll
     for (int i = 0; i < A::COPIES; i++) {
-        pixels[i] = pixel_at(min(first_pixel + A::copied_row(i), pixel_count - 1), g.rows, g.columns);
+        pixels[i] = pixel_at(first_pixel + A::copied_row(i), g.rows, g.columns);
     }
     auto find_offsets = [&](int tap) {
 #pragma unroll
@@ -174,13 +174,13 @@ __device__ __forceinline__ void tensor_convolve(const Element* source, const Ele
     auto copy = [&](unsigned char* stage) {
 #pragma unroll
         for (int i = 0; i < A::COPIES; i++) {
-            int k = first + A::copied_chunk(i) * A::CHUNK_NUMBERS;
+            int k = first + A::copied_chunk() * A::CHUNK_NUMBERS;
             bool valid = offsets[i] >= 0 && k < g.source_lanes;
             A::copy(stage, i, valid ? source + offsets[i] + k : source, valid);
         }
 #pragma unroll
         for (int i = 0; i < B::COPIES; i++) {
-            int row = B::copied_row(i), chunk = B::copied_chunk(i) * B::CHUNK_NUMBERS;
+            int row = B::copied_row(i), chunk = B::copied_chunk() * B::CHUNK_NUMBERS;
             int k = first + (backward ? chunk : row), lane = first_lane + (backward ? row : chunk);
             bool valid = k < g.source_lanes && lane < g.lanes;
             int offset = backward ? (tap * g.lanes + lane) * g.source_lanes + k
@@ -222,14 +222,14 @@ __device__ __forceinline__ void tensor_filter_grad(const Element* x, const Eleme
     auto copy = [&](unsigned char* stage) {
 #pragma unroll
         for (int i = 0; i < A::COPIES; i++) {
-            int pixel = first + A::copied_row(i), input = first_input + A::copied_chunk(i) * A::CHUNK_NUMBERS;
-            int offset = source_offset<false>(pixel_at(min(pixel, end - 1), g.rows, g.columns), tap, g);
+            int pixel = first + A::copied_row(i), input = first_input + A::copied_chunk() * A::CHUNK_NUMBERS;
+            int offset = source_offset<false>(pixel_at(pixel, g.rows, g.columns), tap, g);
             bool valid = pixel < end && offset >= 0 && input < g.source_lanes;
             A::copy(stage, i, valid ? x + offset + input : x, valid);
         }
 #pragma unroll
         for (int i = 0; i < B::COPIES; i++) {
-            int pixel = first + B::copied_row(i), output = first_output + B::copied_chunk(i) * B::CHUNK_NUMBERS;
+            int pixel = first + B::copied_row(i), output = first_output + B::copied_chunk() * B::CHUNK_NUMBERS;
             bool valid = pixel < end && output < g.lanes;
             B::copy(stage + A::BYTES, i, valid ? dy + pixel * g.lanes + output : dy, valid);
         }

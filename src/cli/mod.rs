@@ -62,10 +62,13 @@ pub fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             report(&error);
-            ExitCode::from(if matches!(
-                error,
-                Error::Interrupted | Error::InterruptedAfter(_) | Error::InterruptedRun { .. }
-            ) { 130 } else { 1 })
+            ExitCode::from(
+                if matches!(error, Error::Interrupted | Error::InterruptedAfter(_) | Error::InterruptedRun { .. }) {
+                    130
+                } else {
+                    1
+                },
+            )
         }
     }
 }

@@ -8,7 +8,7 @@ use crate::ops::{AdamW, Fill, Op, Sgd};
 
 /// What a training step minimises: the Dice loss of the vessel, and more terms with their weights. A weight of 0, the
 /// default of all, leaves its term out.
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Default, serde::Serialize, serde::Deserialize)]
 pub struct Objective {
     /// Weight of the squared L2 norm of all parameters.
     pub rho: f32,
@@ -20,7 +20,8 @@ pub struct Objective {
 }
 
 /// How a training step changes the parameters, along the gradient of the loss.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case", tag = "kind")]
 pub enum Optimizer {
     /// Stochastic gradient descent. Its states are named `PARAMETER/momentum`.
     Sgd {

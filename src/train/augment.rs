@@ -102,7 +102,12 @@ impl Change {
         for y in 0..side {
             for x in 0..side {
                 let (dx, dy) = (x as f32 - middle, y as f32 - middle);
-                moved.push(bilinear(plane, side, middle + xx * dx + xy * dy + right, middle + yx * dx + yy * dy + down));
+                moved.push(bilinear(
+                    plane,
+                    side,
+                    middle + xx * dx + xy * dy + right,
+                    middle + yx * dx + yy * dy + down,
+                ));
             }
         }
         moved

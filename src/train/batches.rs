@@ -43,9 +43,8 @@ impl<'a> Batches<'a> {
         recipe: &'a Recipe,
         seed: u64,
     ) -> Batches<'a> {
-        let labelled = |(position, section): (usize, &'a Section)| {
-            section.labelled(dataset).map(move |id| (position, id.frame))
-        };
+        let labelled =
+            |(position, section): (usize, &'a Section)| section.labelled(dataset).map(move |id| (position, id.frame));
         let samples = sections.iter().enumerate().flat_map(labelled).collect();
         Batches { dataset, sections, samples, config, recipe, seed }
     }
@@ -80,7 +79,12 @@ impl<'a> Batches<'a> {
 
     /// Runs `body` with a function that gives the batches of steps `from..steps()`, one after the other, while `workers`
     /// threads read ahead of it.
-    pub fn read_ahead<R>(&self, from: u64, workers: usize, body: impl FnOnce(&mut dyn FnMut() -> Result<Batch>) -> R) -> R {
+    pub fn read_ahead<R>(
+        &self,
+        from: u64,
+        workers: usize,
+        body: impl FnOnce(&mut dyn FnMut() -> Result<Batch>) -> R,
+    ) -> R {
         let workers = workers.max(1);
         std::thread::scope(|threads| {
             // Each thread has every so-manieth step and a channel of its own: the order needs no further care.

@@ -48,7 +48,8 @@ impl Epoch {
     /// Its line in `metrics.csv`; what was not measured is empty.
     pub(super) fn row(&self) -> String {
         let test = self.test.map(|t| [t.iou, t.dice, t.sensitivity, t.specificity, t.accuracy]);
-        let test: Vec<String> = (0..5).map(|i| test.map_or(String::new(), |scores| format!("{:.6}", scores[i]))).collect();
+        let test: Vec<String> =
+            (0..5).map(|i| test.map_or(String::new(), |scores| format!("{:.6}", scores[i]))).collect();
         format!(
             "{},{},{:e},{:.6},{:.6},{:.6},{},{:.1},{:.2}",
             self.number,
@@ -105,8 +106,7 @@ mod tests {
     use super::*;
 
     fn epoch(number: usize, loss: f64, iou: Option<f64>) -> Epoch {
-        let test =
-            iou.map(|iou| Scores { iou, dice: 0.5, sensitivity: 0.25, specificity: 0.75, accuracy: 1.0 });
+        let test = iou.map(|iou| Scores { iou, dice: 0.5, sensitivity: 0.25, specificity: 0.75, accuracy: 1.0 });
         let rate = f64::from(1e-3f32);
         Epoch {
             number,

@@ -4,10 +4,9 @@ use super::report::Epoch;
 use super::tensorboard::{Scalar, event_file};
 use crate::error::{Error, Result};
 use crate::new_file::NewFile;
-use crate::plot::{Chart, Series};
+use crate::plot::{Chart, Series, Style};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use std::fmt::Write as _;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -78,7 +77,10 @@ impl RunFolder {
     pub fn resume(path: &Path) -> Result<RunFolder> {
         if !path.join(file::CONFIGURATION).is_file() {
             let place = path.display();
-            return Err(Error::Request(format!("{place} holds no run to go on with: it has no {}", file::CONFIGURATION)));
+            return Err(Error::Request(format!(
+                "{place} holds no run to go on with: it has no {}",
+                file::CONFIGURATION
+            )));
         }
         RunFolder::locked(path)
     }
@@ -91,7 +93,10 @@ impl RunFolder {
         let lock = append(file::LOCK)?;
         match lock.try_lock() {
             Err(TryLockError::WouldBlock) => {
-                return Err(Error::Request(format!("another run is at work in {}; choose another folder", path.display())));
+                return Err(Error::Request(format!(
+                    "another run is at work in {}; choose another folder",
+                    path.display()
+                )));
             }
             // Without locks nobody can tell; a second run is then the user's to avoid.
             Ok(()) | Err(TryLockError::Error(_)) => {}
@@ -144,13 +149,16 @@ impl RunFolder {
     /// [`Error::Io`].
     pub(super) fn write_epochs(&self, begun: f64, epochs: &[Epoch]) -> Result<()> {
         let mut table = format!("{}\n", Epoch::HEADER);
-        // Writing to a String cannot fail.
-        epochs.iter().for_each(|epoch| drop(writeln!(table, "{}", epoch.row())));
+        for epoch in epochs {
+            table.push_str(&epoch.row());
+            table.push('\n');
+        }
         self.write(file::METRICS, table.as_bytes())?;
         self.write_events(&event_file(begun, &epochs.iter().flat_map(scalars).collect::<Vec<_>>()))?;
         let curve = |name: &str, value: &dyn Fn(&Epoch) -> Option<f64>| Series {
             name: name.to_owned(),
             points: epochs.iter().filter_map(|epoch| Some((epoch.number as f64, value(epoch)?))).collect(),
+            style: Style::Line,
         };
         let chart = |title: &str, y_label: &str, series| Chart {
             title: title.into(),
