@@ -36,8 +36,9 @@ from sklearn.metrics import average_precision_score
 
 SEED = 20
 LIBRARIES = ("numpy", "scipy", "scikit-image", "scikit-learn")
-# Bounds of `--verify` on numbers: float64, and other versions of the libraries; of MONAI: float32.
-BOUND, MONAI_BOUND = 1e-12, 1e-6
+# Bounds of `--verify` on numbers: float64, and other versions of the libraries. MONAI's percentile is taken in float32,
+# its rank among the distances too: of some hundred distances that shifts it by 1e-5 of the gap between two.
+BOUND, MONAI_BOUND = 1e-12, 1e-4
 # Probabilities are multiples of this: Coronet's bins begin there, so binning them changes nothing.
 PROBABILITY_STEP = 1 / 1000
 

@@ -87,8 +87,8 @@ impl Sweep {
         if let Some(at) = probability.values.iter().position(|p| !(0.0..=1.0).contains(p)) {
             return Err(Error::Network(format!(
                 "a probability lies between 0 and 1, but in column {}, row {} it is {}",
-                at % probability.size.width,
-                at / probability.size.width,
+                at % probability.size.width.max(1),
+                at / probability.size.width.max(1),
                 probability.values[at]
             )));
         }
