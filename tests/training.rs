@@ -27,15 +27,15 @@ const GRADIENTS: [[f32; 6]; 5] = [
     [0.157, -0.187, -2.517, -0.539, -0.049, 1.13e-5],
     [-1.53, -0.478, -0.979, -0.809, 1.061, -8.08e-5],
 ];
-const STEPS: [[f32; 6]; 5] = [
+const STEPS: [[f64; 6]; 5] = [
     [-0.00900099806, 0.288700995, -0.263725989, -0.880108973, -0.464545013, -1.00100518],
     [-0.0187768743, 0.287152711, -0.256335227, -0.880323712, -0.459382966, -0.998252535],
     [-0.0128627382, 0.290066855, -0.248484767, -0.878700021, -0.451969149, -0.998729779],
     [-0.00851468653, 0.292909526, -0.239848174, -0.874444086, -0.445673322, -0.999931141],
     [-0.00223568837, 0.296416578, -0.231220483, -0.868038063, -0.443560139, -0.995846479],
 ];
-const FIRST_MOMENT: [f32; 6] = [-0.281259959, -0.148999628, -0.508026319, -0.13845773, -0.0667657017, -5.86444508e-06];
-const SECOND_MOMENT: [f32; 6] =
+const FIRST_MOMENT: [f64; 6] = [-0.281259959, -0.148999628, -0.508026319, -0.13845773, -0.0667657017, -5.86444508e-06];
+const SECOND_MOMENT: [f64; 6] =
     [0.00598660196, 0.00457486902, 0.0109153713, 0.0018642442, 0.00477020162, 1.07497595e-11];
 
 fn check_steps_of_adamw(device: &dyn Device) {
@@ -51,9 +51,9 @@ fn check_steps_of_adamw(device: &dyn Device) {
     let program = Program::lower(&graph, &states, device, Placement::Shared).unwrap();
     let mut session = device.load(program).unwrap();
     session.write(states[0], &START).unwrap();
-    let close = |got: &[f32], expected: &[f32]| {
-        got.iter().zip(expected).for_each(|(got, expected)| {
-            approx::assert_relative_eq!(got, expected, max_relative = 1e-5, epsilon = 1e-13);
+    let close = |got: &[f32], expected: &[f64]| {
+        got.iter().zip(expected).for_each(|(&got, &expected)| {
+            approx::assert_relative_eq!(f64::from(got), expected, max_relative = 1e-5, epsilon = 1e-13);
         });
     };
     for ((step, g), expected) in (1..).zip(GRADIENTS).zip(STEPS) {
