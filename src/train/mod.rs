@@ -250,7 +250,7 @@ impl<'a> Trainer<'a> {
             Err(Error::Network(what)) => return Err(self.diverged(&what, None)),
             other => other?,
         };
-        let test = self.test(&weights, observer)?;
+        let test = self.test(&weights)?;
         let Settings { recipe, .. } = self.training.settings;
         let Sums { steps, loss, dice_loss, counts, seconds } = self.progress.sums;
         let all_steps = steps * recipe.epochs as u64;
@@ -292,7 +292,7 @@ impl<'a> Trainer<'a> {
     }
 
     /// The scores on the test part, if there is one.
-    fn test(&self, weights: &Weights, observer: &dyn TrainingObserver) -> Result<Option<Agreement>> {
+    fn test(&self, weights: &Weights) -> Result<Option<Agreement>> {
         let Training { dataset, split, settings, device, .. } = *self.training;
         if split.test.is_empty() {
             return Ok(None);
@@ -305,7 +305,6 @@ impl<'a> Trainer<'a> {
             scored.push(Counts::of(&post.mask(&prediction.probability), &prediction.label)?);
             Ok(())
         })?;
-        let _ = observer;
         Ok(Agreement::over(&scored))
     }
 

@@ -54,7 +54,7 @@ impl Epoch {
             "{},{},{:e},{:.6},{:.6},{:.6},{},{:.1},{:.2}",
             self.number,
             self.step,
-            self.rate,
+            self.rate as f32,
             self.loss,
             self.dice_loss,
             self.train_iou,
@@ -128,7 +128,7 @@ mod tests {
             assert_eq!(epoch.row().split(',').count(), Epoch::HEADER.split(',').count());
         }
         let row = epoch(3, 0.75, Some(0.5)).row();
-        assert!(row.starts_with("3,10,1.00"), "{row}");
+        assert!(row.starts_with("3,10,1e-3,0.750000"), "{row}");
         assert!(row.ends_with(",0.750000,0.500000,0.250000,0.500000,0.500000,0.250000,0.750000,1.000000,2.0,20.00"));
     }
 
