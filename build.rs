@@ -19,6 +19,10 @@ type Result<T, E = Box<dyn Error>> = std::result::Result<T, E>;
 fn main() -> ExitCode {
     println!("cargo::rerun-if-changed=build.rs");
     println!("cargo::rustc-check-cfg=cfg(coronet_checked, coronet_address)");
+    // Others are rebuilt at every step and measure nothing that anybody keeps.
+    if env::var("PROFILE").as_deref() == Ok("release") {
+        name_commit();
+    }
     let asked = |feature: &str| env::var_os(format!("CARGO_FEATURE_{feature}")).is_some();
     let built = build(asked("CUDA"), asked("EMULATOR"));
     match built {
@@ -43,6 +47,28 @@ fn build(cuda: bool, emulator: bool) -> Result<()> {
     #[cfg(feature = "emulator")]
     emulator::compile(&files, &out)?;
     Ok(())
+}
+
+/// Tells the crate which commit it is built from, unless the environment already does or this is no checkout of it.
+fn name_commit() {
+    println!("cargo::rerun-if-env-changed=CORONET_COMMIT");
+    let git = |arguments: &[&str]| {
+        let output = Command::new("git").args(arguments).output().ok().filter(|output| output.status.success())?;
+        Some(String::from_utf8(output.stdout).ok()?.trim().to_owned())
+    };
+    let here = env::var_os("CARGO_MANIFEST_DIR").map(PathBuf::from).and_then(|path| path.canonicalize().ok());
+    let top = git(&["rev-parse", "--show-toplevel"]).and_then(|path| Path::new(&path).canonicalize().ok());
+    if env::var_os("CORONET_COMMIT").is_some() || top.is_none() || top != here {
+        return;
+    }
+    // Whatever changes the answer.
+    ["src", "Cargo.toml", "Cargo.lock"].iter().for_each(|path| println!("cargo::rerun-if-changed={path}"));
+    if let Some(log) = git(&["rev-parse", "--git-path", "logs/HEAD"]).filter(|log| Path::new(log).exists()) {
+        println!("cargo::rerun-if-changed={log}");
+    }
+    if let Some(commit) = git(&["describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]) {
+        println!("cargo::rustc-env=CORONET_COMMIT={commit}");
+    }
 }
 
 /// A `.cu` file and the kernels in it.

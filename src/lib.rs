@@ -58,6 +58,7 @@ pub mod plot;
 pub mod post;
 pub mod program;
 mod random;
+pub mod result_folder;
 pub mod segment;
 mod staging;
 pub mod train;
@@ -65,3 +66,7 @@ pub mod verify;
 pub mod weights;
 
 pub use error::{Error, Result};
+
+/// The commit that a release build was made from, with `-dirty` behind it when there were changes beyond it; `None`
+/// in other builds and outside git.
+pub const COMMIT: Option<&str> = option_env!("CORONET_COMMIT");

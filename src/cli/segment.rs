@@ -6,9 +6,10 @@ use super::{note, print};
 use clap::{Args, ValueHint};
 use coronet::device::Precision;
 use coronet::media::{ClipReader, Size};
+use coronet::result_folder::ResultFolder;
 use coronet::post::{MinimumArea, PostProcessing, Threshold};
 use coronet::segment::{
-    EngineNetwork, FrameRange, LabelAgreement, Labels, OverlayVideo, ResultFolder, ResultsOptions, SegmentOptions,
+    EngineNetwork, FrameRange, LabelAgreement, Labels, OverlayVideo, RESULTS, ResultsOptions, SegmentOptions,
     Summary, WindowNetwork, segment_into,
 };
 use coronet::weights::{EMBEDDED_ORIGIN, Weights};
@@ -114,7 +115,7 @@ fn run_with(arguments: &Arguments, open_clip: OpenClip, open_network: OpenNetwor
     if let Some(labels) = &arguments.labels {
         check_apart("labels'", labels, &arguments.out)?;
     }
-    let folder = ResultFolder::create(&arguments.out, arguments.overwrite)?;
+    let folder = ResultFolder::create(&arguments.out, &RESULTS, arguments.overwrite)?;
     let mut network = open_network(arguments)?;
 
     let post = PostProcessing { threshold: arguments.threshold, minimum_area: arguments.min_area };

@@ -6,18 +6,15 @@ use super::{note, print};
 use clap::{Args, ValueHint};
 use coronet::dataset::{Dataset, Split, SplitChoice};
 use coronet::device::Precision;
-use coronet::model::{Config, Stem};
+use coronet::model::Stem;
 use coronet::train::{
-    Epoch, Preset, RunFolder, Settings, SplitList, StepReport, Training, TrainingObserver, file, train,
+    Configuration, Epoch, Preset, RunFolder, Settings, Start, StepReport, Training, TrainingObserver, file, train,
 };
-use coronet::weights::Weights;
-use coronet::weights::import::{ImportOptions, Source, import};
 use coronet::{Error, Result};
 use indicatif::{ProgressBar, ProgressStyle};
-use serde::{Deserialize, Serialize};
 use std::io::{self, IsTerminal};
 use std::num::NonZeroUsize;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
@@ -125,72 +122,6 @@ pub struct Arguments {
     quiet: bool,
 }
 
-/// What `config.json` holds.
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Configuration {
-    schema: String,
-    schema_version: u32,
-    /// The version that began the run, and the commit where the build knew it.
-    coronet: String,
-    commit: Option<String>,
-    data: PathBuf,
-    /// Where the first weights came from.
-    start: Start,
-    network: serde_json::Value,
-    precision: Precision,
-    settings: Settings,
-}
-
-const SCHEMA: &str = "coronet/train";
-const SCHEMA_VERSION: u32 = 1;
-
-/// The first weights.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case", tag = "kind")]
-enum Start {
-    /// Random ones.
-    Seeded { width: usize, stem: Stem, neighbours: usize, in_channels: usize },
-    /// Random ones around another network's encoders.
-    Encoder { file: PathBuf, stem: Stem, neighbours: usize, in_channels: usize },
-    /// A file's.
-    Weights { file: PathBuf },
-}
-
-impl Start {
-    fn of(arguments: &Arguments) -> Start {
-        let stem = arguments.stem.unwrap_or(Stem::Half);
-        let (neighbours, in_channels) = (arguments.n.unwrap_or(1), arguments.in_channels.unwrap_or(1));
-        match (&arguments.init, &arguments.encoder) {
-            (Some(file), _) => Start::Weights { file: file.clone() },
-            (None, Some(file)) => Start::Encoder { file: file.clone(), stem, neighbours, in_channels },
-            (None, None) => Start::Seeded { width: arguments.width.unwrap_or(16), stem, neighbours, in_channels },
-        }
-    }
-
-    fn weights(&self, seed: u64) -> Result<Weights> {
-        match self {
-            &Start::Seeded { width, stem, neighbours, in_channels } => {
-                Weights::seeded(Config::new(width, stem, neighbours, in_channels)?, seed)
-            }
-            Start::Encoder { file, stem, neighbours, in_channels } => {
-                let (stem, neighbours, in_channels) = (Some(*stem), Some(*neighbours), Some(*in_channels));
-                let options = ImportOptions { stem, neighbours, in_channels, luminance: false, seed };
-                let import = import(file, &options)?;
-                if import.source != Source::ResNet34 {
-                    let place = file.display();
-                    return Err(Error::Request(format!(
-                        "{place} holds {}, not torchvision's ResNet-34; make weights of it with `coronet import` and give them as --init",
-                        import.source
-                    )));
-                }
-                Ok(import.weights)
-            }
-            Start::Weights { file } => Weights::load(file),
-        }
-    }
-}
-
 /// Runs the verb.
 pub fn run(arguments: &Arguments) -> Result<()> {
     listen_for_ctrl_c();
@@ -233,6 +164,17 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     print(&mut io::stdout().lock(), &text)
 }
 
+/// Where the first weights come from.
+fn start(arguments: &Arguments) -> Start {
+    let stem = arguments.stem.unwrap_or(Stem::Half);
+    let (neighbours, in_channels) = (arguments.n.unwrap_or(1), arguments.in_channels.unwrap_or(1));
+    match (&arguments.init, &arguments.encoder) {
+        (Some(file), _) => Start::Weights { file: file.clone() },
+        (None, Some(file)) => Start::Encoder { file: file.clone(), stem, neighbours, in_channels },
+        (None, None) => Start::Seeded { width: arguments.width.unwrap_or(16), stem, neighbours, in_channels },
+    }
+}
+
 /// A new run: everything is checked before its folder is made.
 fn begun(arguments: &Arguments, dataset: &Dataset) -> Result<(RunFolder, Configuration, Split)> {
     let mut recipe = arguments.preset.recipe();
@@ -252,50 +194,22 @@ fn begun(arguments: &Arguments, dataset: &Dataset) -> Result<(RunFolder, Configu
         _ => SplitChoice::PerClip,
     };
     let settings = Settings { recipe, split, seed: arguments.seed };
-    let start = Start::of(arguments);
+    let start = start(arguments);
     let network = start.weights(settings.seed)?.config();
     network.check_size(settings.recipe.side, settings.recipe.side)?;
     let split = Split::new(dataset, settings.split, settings.seed)?;
+    let configuration = Configuration::new(&arguments.data, start, network, arguments.precision, settings);
     let folder = RunFolder::create(&arguments.out)?;
-    folder.write_json(file::SPLIT, &SplitList::of(dataset, &split))?;
-    let configuration = Configuration {
-        schema: SCHEMA.to_owned(),
-        schema_version: SCHEMA_VERSION,
-        coronet: env!("CARGO_PKG_VERSION").to_owned(),
-        commit: option_env!("CORONET_COMMIT").map(str::to_owned),
-        data: absolute(&arguments.data),
-        start,
-        network: serde_json::json!(network),
-        precision: arguments.precision,
-        settings,
-    };
-    // Last: with it the folder holds a run.
-    folder.write_json(file::CONFIGURATION, &configuration)?;
+    configuration.begin(&folder, dataset, &split)?;
     Ok((folder, configuration, split))
 }
 
 /// A run that goes on, on the same frames.
 fn resumed(arguments: &Arguments, dataset: &Dataset) -> Result<(RunFolder, Configuration, Split)> {
     let folder = RunFolder::resume(&arguments.out)?;
-    let configuration: Configuration = folder.read_json(file::CONFIGURATION)?;
-    if (configuration.schema.as_str(), configuration.schema_version) != (SCHEMA, SCHEMA_VERSION) {
-        let place = folder.file(file::CONFIGURATION);
-        return Err(Error::Request(format!("{} is of another version of Coronet", place.display())));
-    }
-    let split = Split::new(dataset, configuration.settings.split, configuration.settings.seed)?;
-    let listed: SplitList = folder.read_json(file::SPLIT)?;
-    if SplitList::of(dataset, &split) != listed {
-        return Err(Error::Request(format!(
-            "{} does not hold the frames any more that the run began with, see {}",
-            arguments.data.display(),
-            folder.file(file::SPLIT).display()
-        )));
-    }
+    let configuration = Configuration::read(&arguments.out)?;
+    let split = configuration.split(&arguments.out, dataset)?;
     Ok((folder, configuration, split))
-}
-
-fn absolute(path: &Path) -> PathBuf {
-    std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf())
 }
 
 /// Shows a run: a bar an epoch on a terminal, a line an epoch and now and then one between elsewhere.

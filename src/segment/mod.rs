@@ -1,10 +1,10 @@
 //! One use of the engine: a clip goes in, a mask for every frame comes out.
 //!
 //! [`segment_clip`] is the pipeline: frames stream through a sliding window of 2N+1, mask i belongs to frame i, and
-//! memory does not grow with the clip. [`ResultFolder`] is where a run leaves its files, all of them or none.
+//! memory does not grow with the clip. [`RESULTS`] are what a run leaves in its
+//! folder, all of them or none.
 
 mod engine;
-mod folder;
 mod labels;
 mod latency;
 mod overlay_video;
@@ -15,13 +15,12 @@ mod summary;
 mod window;
 
 pub use engine::EngineNetwork;
-pub use folder::{ResultFolder, StagedFile};
 pub use labels::{LabelAgreement, Labels};
 pub use latency::Latency;
 pub use overlay_video::OverlayVideo;
 pub use pipeline::{FrameReport, MaskSink, Observer, Run, SegmentOptions, SegmentedFrame, segment_clip};
 pub use range::FrameRange;
-pub use results::{NoVideo, OpenVideo, ResultsOptions, VideoSink, segment_into};
+pub use results::{NoVideo, OpenVideo, RESULTS, ResultsOptions, VideoSink, segment_into};
 pub use summary::{FrameArea, InputSummary, OutputSummary, Summary};
 
 use crate::error::Result;

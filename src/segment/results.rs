@@ -1,15 +1,23 @@
 //! A run with files: the pipeline's masks into a folder as PNGs, an overlay video, a contact sheet and a summary.
 
 use super::{
-    InputSummary, LabelAgreement, Labels, MaskSink, Observer, OutputSummary, ResultFolder, SegmentOptions,
-    SegmentedFrame, Summary, WindowNetwork, segment_clip,
+    InputSummary, LabelAgreement, Labels, MaskSink, Observer, OutputSummary, SegmentOptions, SegmentedFrame,
+    Summary, WindowNetwork, segment_clip,
 };
 use crate::error::{Error, Result};
 use crate::media::output::{ContactSheet, SideBySide, frame_digits, mask_png, picture_png, probability_png};
 use crate::media::{ClipInfo, ClipReader, Frame, Size};
+use crate::result_folder::{ResultFolder, ResultKind};
 use std::ops::Range;
 use std::path::Path;
 use std::time::{Duration, Instant};
+
+/// What [`segment_into`] may leave.
+pub const RESULTS: ResultKind = ResultKind {
+    names: &["masks", "probability", "overlay.mp4", "contact_sheet.png", "summary.json"],
+    summary: "summary.json",
+    schema: "coronet/segment",
+};
 
 /// Takes the pictures of an overlay video.
 pub trait VideoSink: Send {
@@ -90,7 +98,7 @@ pub fn segment_into(
     let summary = finished.map_err(|error| folder.with_final_path(error))?;
     let text =
         serde_json::to_vec_pretty(&summary).map_err(|e| Error::Internal(format!("the summary is not JSON: {e}")))?;
-    folder.write("summary.json", &text)?;
+    folder.write(RESULTS.summary, &text)?;
     if observer.interrupted() {
         return Err(Error::Interrupted);
     }

@@ -1,6 +1,6 @@
 //! `summary.json`: what went in, what was done, what came out and how long it took.
 
-use super::folder::SCHEMA;
+use super::results::RESULTS;
 use super::{FrameRange, LabelAgreement, Latency, Run, SegmentOptions};
 use crate::media::{ClipInfo, ClipKind};
 use std::path::Path;
@@ -120,7 +120,7 @@ impl Summary {
         });
         let wall_seconds = run.wall.as_secs_f64();
         Summary {
-            schema: SCHEMA,
+            schema: RESULTS.schema,
             schema_version: SCHEMA_VERSION,
             coronet: env!("CARGO_PKG_VERSION"),
             frames: FrameRange { start: run.frames.start, end: run.frames.end },

@@ -7,12 +7,14 @@
 mod augment;
 mod batches;
 mod checkpoint;
+mod configuration;
 mod recipe;
 mod report;
 mod run_folder;
 mod tensorboard;
 
 pub use augment::Augmentation;
+pub use configuration::{Configuration, Start};
 pub use recipe::{Preset, Recipe, Schedule};
 pub use report::{Epoch, StepReport};
 pub use run_folder::{RunFolder, file};

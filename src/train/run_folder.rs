@@ -38,6 +38,15 @@ pub mod file {
     pub(super) const LOCK: &str = ".lock";
 }
 
+/// Reads what [`RunFolder::write_json`] has written.
+///
+/// # Errors
+/// [`Error::Io`]; [`Error::Request`] when it is damaged or of another version.
+pub(super) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
+    let text = fs::read(path).map_err(Error::io("read", path))?;
+    serde_json::from_slice(&text).map_err(|error| Error::Request(format!("{}: {error}", path.display())))
+}
+
 /// The folder of a run that goes on, for as long as this value lives its own.
 #[derive(Debug)]
 pub struct RunFolder {
@@ -121,16 +130,6 @@ impl RunFolder {
     pub fn write_json(&self, name: &str, value: &impl Serialize) -> Result<()> {
         let text = serde_json::to_vec_pretty(value);
         self.write(name, &text.map_err(|error| Error::Internal(format!("{name} cannot be written ({error})")))?)
-    }
-
-    /// Reads what [`RunFolder::write_json`] has written.
-    ///
-    /// # Errors
-    /// [`Error::Io`]; [`Error::Request`] when it is damaged or of another version.
-    pub fn read_json<T: DeserializeOwned>(&self, name: &str) -> Result<T> {
-        let path = self.file(name);
-        let text = fs::read(&path).map_err(Error::io("read", &path))?;
-        serde_json::from_slice(&text).map_err(|error| Error::Request(format!("{}: {error}", path.display())))
     }
 
     /// Adds a line to the log.

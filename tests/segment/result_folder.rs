@@ -1,6 +1,7 @@
 //! A folder of results is complete or not there, and never takes the place of what is not Coronet's.
 
-use coronet::segment::ResultFolder;
+use coronet::result_folder::ResultFolder;
+use coronet::segment::RESULTS;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -33,7 +34,7 @@ pub fn names(folder: &Path) -> Vec<String> {
 }
 
 fn results(folder: &Path, overwrite: bool, files: &[(&str, &[u8])]) -> coronet::Result<()> {
-    let results = ResultFolder::create(folder, overwrite)?;
+    let results = ResultFolder::create(folder, &RESULTS, overwrite)?;
     for (name, bytes) in files {
         results.write(name, bytes)?;
     }
@@ -45,7 +46,7 @@ fn results(folder: &Path, overwrite: bool, files: &[(&str, &[u8])]) -> coronet::
 fn nothing_has_its_final_name_before_the_commit_and_nothing_else_is_left_after_it() {
     let place = tempfile::tempdir().unwrap();
     let out = place.path().join("deep/out");
-    let folder = ResultFolder::create(&out, false).unwrap();
+    let folder = ResultFolder::create(&out, &RESULTS, false).unwrap();
     folder.write("masks/0000.png", b"mask").unwrap();
     folder.write("summary.json", SUMMARY).unwrap();
     assert!(names(&out).iter().all(|name| name.starts_with('.')), "{:?}", names(&out));
@@ -57,13 +58,13 @@ fn nothing_has_its_final_name_before_the_commit_and_nothing_else_is_left_after_i
 #[test]
 fn without_a_commit_the_place_is_as_it_was() {
     let place = tempfile::tempdir().unwrap();
-    let folder = ResultFolder::create(&place.path().join("a/b/c"), false).unwrap();
+    let folder = ResultFolder::create(&place.path().join("a/b/c"), &RESULTS, false).unwrap();
     folder.write("masks/0000.png", b"mask").unwrap();
     drop(folder);
     assert!(names(place.path()).is_empty());
 
     fs::write(place.path().join("notes.txt"), "mine").unwrap();
-    drop(ResultFolder::create(place.path(), false).unwrap());
+    drop(ResultFolder::create(place.path(), &RESULTS, false).unwrap());
     assert_eq!(names(place.path()), ["notes.txt"]);
 }
 
@@ -80,7 +81,7 @@ fn results_are_replaced_only_when_asked_and_then_wholly() {
     let expected =
         format!("{} already holds results; choose another folder, or replace them with --overwrite", out.display());
     assert_eq!(error, expected);
-    drop(ResultFolder::create(out, true).unwrap());
+    drop(ResultFolder::create(out, &RESULTS, true).unwrap());
     assert_eq!(contents(out), before, "a run that fails leaves the old results");
 
     results(out, true, &[("masks/0000.png", b"new")]).unwrap();
@@ -104,7 +105,7 @@ fn a_masks_folder_that_is_not_coronets_is_never_replaced() {
 #[test]
 fn results_that_appeared_meanwhile_are_not_replaced() {
     let place = tempfile::tempdir().unwrap();
-    let slow = ResultFolder::create(place.path(), false).unwrap();
+    let slow = ResultFolder::create(place.path(), &RESULTS, false).unwrap();
     slow.write("summary.json", b"slow").unwrap();
     results(place.path(), false, &[("masks/0000.png", b"quick")]).unwrap();
     assert!(slow.commit().unwrap_err().to_string().contains("already holds results"));
@@ -117,25 +118,25 @@ fn a_file_in_the_place_of_the_folder_is_named() {
     let place = tempfile::tempdir().unwrap();
     let file = place.path().join("file");
     fs::write(&file, "text").unwrap();
-    let error = ResultFolder::create(&file, true).unwrap_err().to_string();
+    let error = ResultFolder::create(&file, &RESULTS, true).unwrap_err().to_string();
     assert_eq!(error, format!("{} is not a folder; choose another place", file.display()));
-    let error = ResultFolder::create(Path::new(""), true).unwrap_err().to_string();
+    let error = ResultFolder::create(Path::new(""), &RESULTS, true).unwrap_err().to_string();
     assert_eq!(error, "the folder for the results has no name");
-    let error = ResultFolder::create(&file.join("out"), true).unwrap_err().to_string();
+    let error = ResultFolder::create(&file.join("out"), &RESULTS, true).unwrap_err().to_string();
     assert_eq!(error, format!("{} is not a folder; choose another place", file.display()));
 }
 
 #[test]
 fn the_hidden_folder_of_a_killed_run_is_removed_and_that_of_a_living_one_is_not() {
     let place = tempfile::tempdir().unwrap();
-    let living = ResultFolder::create(place.path(), false).unwrap();
+    let living = ResultFolder::create(place.path(), &RESULTS, false).unwrap();
     living.write("masks/0000.png", b"mask").unwrap();
     // A killed run leaves its folder and, with the process, loses its lock.
     let killed = place.path().join(".coronet-killed");
     fs::create_dir_all(killed.join("masks")).unwrap();
     fs::write(killed.join("lock"), "").unwrap();
 
-    let other = ResultFolder::create(place.path(), false).unwrap();
+    let other = ResultFolder::create(place.path(), &RESULTS, false).unwrap();
     assert!(!killed.exists());
     drop(other);
     living.write("summary.json", SUMMARY).unwrap();
@@ -151,8 +152,8 @@ fn a_folder_that_cannot_be_written_is_named() {
         eprintln!("skipped: no /proc here");
         return;
     }
-    let error = ResultFolder::create(place, false).unwrap_err().to_string();
+    let error = ResultFolder::create(place, &RESULTS, false).unwrap_err().to_string();
     assert!(error.starts_with("cannot write to /proc/self: "), "{error}");
-    let error = ResultFolder::create(&place.join("out"), false).unwrap_err().to_string();
+    let error = ResultFolder::create(&place.join("out"), &RESULTS, false).unwrap_err().to_string();
     assert!(error.starts_with("cannot create /proc/self/out: "), "{error}");
 }

@@ -4,8 +4,9 @@ use super::fakes::{Clip, Fault, Network, SIZE};
 use super::result_folder::{contents, names};
 use coronet::media::{Frame, Size};
 use coronet::post::{MinimumArea, PostProcessing};
+use coronet::result_folder::ResultFolder;
 use coronet::segment::{
-    FrameRange, NoVideo, Observer, OpenVideo, ResultFolder, ResultsOptions, SegmentOptions, Summary, VideoSink,
+    FrameRange, NoVideo, Observer, OpenVideo, RESULTS, ResultsOptions, SegmentOptions, Summary, VideoSink,
     segment_into,
 };
 use coronet::{Error, Result};
@@ -41,7 +42,7 @@ impl Case<'_> {
         let post = PostProcessing { minimum_area: MinimumArea::Pixels(0), ..Default::default() };
         let options = SegmentOptions { frames: self.frames, post };
         let files = ResultsOptions { probability: self.probability, video: self.video, labels: None };
-        let folder = ResultFolder::create(out, self.overwrite)?;
+        let folder = ResultFolder::create(out, &RESULTS, self.overwrite)?;
         let input = Path::new("some/clip.dcm");
         segment_into(folder, input, &mut self.clip, &mut self.network, &options, files, self.observer)
     }

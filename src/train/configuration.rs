@@ -1,0 +1,159 @@
+//! What a run is told at its beginning, and keeps to.
+
+use super::run_folder::{file, read_json};
+use super::{RunFolder, Settings, SplitList};
+use crate::dataset::{Dataset, Split};
+use crate::device::Precision;
+use crate::error::{Error, Result};
+use crate::model::{Config, Stem};
+use crate::weights::Weights;
+use crate::weights::import::{ImportOptions, Source, import};
+use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
+
+const SCHEMA: &str = "coronet/train";
+const SCHEMA_VERSION: u32 = 1;
+
+/// What [`file::CONFIGURATION`] holds.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Configuration {
+    schema: String,
+    schema_version: u32,
+    /// The version that began the run.
+    pub coronet: String,
+    /// The commit it was built from, where the build knew it; `-dirty` when there were changes beyond it.
+    pub commit: Option<String>,
+    /// The data set's folder.
+    pub data: PathBuf,
+    /// Where the first weights came from.
+    pub start: Start,
+    /// The network, for people; the weights say it, too.
+    pub network: serde_json::Value,
+    /// What convolutions multiply.
+    pub precision: Precision,
+    /// What decides the outcome.
+    pub settings: Settings,
+}
+
+impl Configuration {
+    /// The configuration of a run that this program begins.
+    pub fn new(data: &Path, start: Start, network: Config, precision: Precision, settings: Settings) -> Configuration {
+        Configuration {
+            schema: SCHEMA.to_owned(),
+            schema_version: SCHEMA_VERSION,
+            coronet: env!("CARGO_PKG_VERSION").to_owned(),
+            commit: crate::COMMIT.map(str::to_owned),
+            data: std::path::absolute(data).unwrap_or_else(|_| data.to_path_buf()),
+            start,
+            network: serde_json::json!(network),
+            precision,
+            settings,
+        }
+    }
+
+    /// Writes it and the split into a new run's folder, which holds a run from then on.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn begin(&self, folder: &RunFolder, dataset: &Dataset, split: &Split) -> Result<()> {
+        folder.write_json(file::SPLIT, &SplitList::of(dataset, split))?;
+        folder.write_json(file::CONFIGURATION, self)
+    }
+
+    /// The configuration of the run in `folder`.
+    ///
+    /// # Errors
+    /// [`Error::Request`] when there is no run, or it is damaged or of another version; [`Error::Io`].
+    pub fn read(folder: &Path) -> Result<Configuration> {
+        let path = folder.join(file::CONFIGURATION);
+        if !path.is_file() {
+            let (place, name) = (folder.display(), file::CONFIGURATION);
+            return Err(Error::Request(format!("{place} holds no run: it has no {name}")));
+        }
+        let configuration: Configuration = read_json(&path)?;
+        if (configuration.schema.as_str(), configuration.schema_version) != (SCHEMA, SCHEMA_VERSION) {
+            return Err(Error::Request(format!("{} is of another version of Coronet", path.display())));
+        }
+        Ok(configuration)
+    }
+
+    /// The split that the run in `folder` began with, of the same frames.
+    ///
+    /// # Errors
+    /// [`Error::Request`] when `dataset` does not hold these frames any more; [`Error::Io`].
+    pub fn split(&self, folder: &Path, dataset: &Dataset) -> Result<Split> {
+        let path = folder.join(file::SPLIT);
+        let listed: SplitList = read_json(&path)?;
+        let split = Split::new(dataset, self.settings.split, self.settings.seed)?;
+        if SplitList::of(dataset, &split) != listed {
+            return Err(Error::Request(format!(
+                "{} does not hold the frames any more that the run began with, see {}",
+                dataset.folder().display(),
+                path.display()
+            )));
+        }
+        Ok(split)
+    }
+}
+
+/// The first weights.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "kind")]
+pub enum Start {
+    /// Random ones.
+    Seeded {
+        /// Base width.
+        width: usize,
+        /// How the input is reduced.
+        stem: Stem,
+        /// N.
+        neighbours: usize,
+        /// Channels of a frame.
+        in_channels: usize,
+    },
+    /// Random ones around another network's encoders.
+    Encoder {
+        /// torchvision's ResNet-34.
+        file: PathBuf,
+        /// How the input is reduced.
+        stem: Stem,
+        /// N.
+        neighbours: usize,
+        /// Channels of a frame.
+        in_channels: usize,
+    },
+    /// A file's.
+    Weights {
+        /// Weights of this network.
+        file: PathBuf,
+    },
+}
+
+impl Start {
+    /// These weights; the random ones among them from `seed`.
+    ///
+    /// # Errors
+    /// [`Error::Request`] when there is no such network, or the file holds another one; those of reading it.
+    pub fn weights(&self, seed: u64) -> Result<Weights> {
+        match self {
+            &Start::Seeded { width, stem, neighbours, in_channels } => {
+                Weights::seeded(Config::new(width, stem, neighbours, in_channels)?, seed)
+            }
+            Start::Encoder { file, stem, neighbours, in_channels } => {
+                let (stem, neighbours, in_channels) = (Some(*stem), Some(*neighbours), Some(*in_channels));
+                let options = ImportOptions { stem, neighbours, in_channels, luminance: false, seed };
+                let import = import(file, &options)?;
+                if import.source != Source::ResNet34 {
+                    let place = file.display();
+                    return Err(Error::Request(format!(
+                        "{place} holds {}, not torchvision's ResNet-34; make weights of it with `coronet import` and give them as --init",
+                        import.source
+                    )));
+                }
+                Ok(import.weights)
+            }
+            Start::Weights { file } => Weights::load(file),
+        }
+    }
+}
