@@ -4,6 +4,7 @@
 
 mod dataset;
 mod device;
+mod evaluate;
 mod import;
 mod info;
 mod phantom;
@@ -32,6 +33,7 @@ struct Arguments {
 enum Verb {
     Segment(segment::Arguments),
     Train(train::Arguments),
+    Evaluate(evaluate::Arguments),
     Phantom(phantom::Arguments),
     Dataset(dataset::Arguments),
     Import(import::Arguments),
@@ -52,6 +54,7 @@ pub fn main() -> ExitCode {
     let done = panic::catch_unwind(AssertUnwindSafe(|| match verb {
         Verb::Segment(arguments) => segment::run(&arguments),
         Verb::Train(arguments) => train::run(&arguments),
+        Verb::Evaluate(arguments) => evaluate::run(&arguments),
         Verb::Phantom(arguments) => phantom::run(&arguments),
         Verb::Dataset(arguments) => dataset::run(&arguments),
         Verb::Import(arguments) => import::run(&arguments),

@@ -6,11 +6,11 @@ use super::{note, print};
 use clap::{Args, ValueHint};
 use coronet::device::Precision;
 use coronet::media::{ClipReader, Size};
-use coronet::result_folder::ResultFolder;
 use coronet::post::{MinimumArea, PostProcessing, Threshold};
+use coronet::result_folder::ResultFolder;
 use coronet::segment::{
-    EngineNetwork, FrameRange, LabelAgreement, Labels, OverlayVideo, RESULTS, ResultsOptions, SegmentOptions,
-    Summary, WindowNetwork, segment_into,
+    EngineNetwork, FrameRange, LabelAgreement, Labels, OverlayVideo, RESULTS, ResultsOptions, SegmentOptions, Summary,
+    WindowNetwork, segment_into,
 };
 use coronet::weights::{EMBEDDED_ORIGIN, Weights};
 use coronet::{Error, Result};

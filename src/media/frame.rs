@@ -1,5 +1,6 @@
 //! What travels between files and the engine: frames, probability maps and masks.
 
+use super::BilinearResize;
 use crate::error::{Error, Result};
 
 /// Width and height of an image, in pixels; both at least 1 for every frame.
@@ -145,6 +146,26 @@ impl Mask {
     pub fn of_label(label: Frame) -> Mask {
         let (size, grey) = (label.size(), label.into_grey());
         Mask { size, pixels: grey.samples().iter().map(|&value| if value >= VESSEL { 255 } else { 0 }).collect() }
+    }
+
+    /// The share of vessel, 0 to 1, in each pixel of the resize's target.
+    ///
+    /// # Errors
+    /// [`crate::Error::Request`] when the mask does not have the resize's source size.
+    pub fn shares(&self, resize: &mut BilinearResize) -> Result<Vec<f32>> {
+        let whole: Vec<f32> = self.pixels.iter().map(|&pixel| if pixel == 0 { 0.0 } else { 1.0 }).collect();
+        let mut shares = vec![0.0; resize.to().area()];
+        resize.apply(&whole, &mut shares)?;
+        Ok(shares)
+    }
+
+    /// The mask at the resize's target size: vessel where at least half of a pixel is.
+    ///
+    /// # Errors
+    /// As [`Mask::shares`].
+    pub fn resized(&self, resize: &mut BilinearResize) -> Result<Mask> {
+        let pixels = self.shares(resize)?.into_iter().map(|share| if share >= 0.5 { 255 } else { 0 }).collect();
+        Ok(Mask { size: resize.to(), pixels })
     }
 
     /// How many pixels are vessel.

@@ -33,7 +33,8 @@ impl Operator for ChannelSum {
 }
 
 pub(super) fn cases() -> Vec<Case> {
-    let shapes = [Shape::maps(2, 5, 7, 9), Shape::maps(1, 129, 33, 20), Shape::maps(3, 3, 1, 1)];
+    let shapes =
+        [Shape::maps(2, 5, 7, 9), Shape::maps(1, 129, 33, 20), Shape::maps(3, 3, 1, 1), Shape::maps(2, 5, 40, 33)];
     shapes
         .into_iter()
         .flat_map(|s| [Data::Integers, Data::Normal(0.5)].map(|data| Case::new(ChannelSum, &[s], data)))

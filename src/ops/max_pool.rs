@@ -145,7 +145,9 @@ pub(super) fn cases() -> Vec<Case> {
     let pools = [2, 3, 5, 6].map(MaxPool::tiled).into_iter().chain([overlapping]);
     let mut cases = Vec::new();
     for pool in pools {
-        for (batch, channels, height, width) in [(2, 5, 13, 17), (1, 129, 7, 6), (1, 8, 6, 6), (2, 3, 1, 1)] {
+        for (batch, channels, height, width) in
+            [(2, 5, 13, 17), (1, 129, 7, 6), (1, 8, 6, 6), (2, 3, 1, 1), (1, 2, 8, 6)]
+        {
             let x = Shape::maps(batch, channels, height, width);
             let Ok(y) = pool.checked_output(x) else { continue };
             for data in [Data::Integers, Data::Normal(0.0)] {
@@ -155,4 +157,20 @@ pub(super) fn cases() -> Vec<Case> {
         }
     }
     cases
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Op;
+    use super::*;
+
+    /// Whoever takes the number 0 for none yet loses the cell of a map's first pixel, but only where that pixel wins it.
+    #[test]
+    fn in_some_case_the_first_number_of_all_wins_its_cell() {
+        let first_wins = |case: &Case| match case.op {
+            Op::MaxPool(pool) => pool.winners(&case.draw(1)[0].to_f64(), 0, 0, (0, 0)) == (0, 0),
+            _ => false,
+        };
+        assert!(cases().iter().any(first_wins));
+    }
 }

@@ -1,8 +1,8 @@
 //! A run with files: the pipeline's masks into a folder as PNGs, an overlay video, a contact sheet and a summary.
 
 use super::{
-    InputSummary, LabelAgreement, Labels, MaskSink, Observer, OutputSummary, SegmentOptions, SegmentedFrame,
-    Summary, WindowNetwork, segment_clip,
+    InputSummary, LabelAgreement, Labels, MaskSink, Observer, OutputSummary, SegmentOptions, SegmentedFrame, Summary,
+    WindowNetwork, segment_clip,
 };
 use crate::error::{Error, Result};
 use crate::media::output::{ContactSheet, SideBySide, frame_digits, mask_png, picture_png, probability_png};

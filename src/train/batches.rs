@@ -3,7 +3,7 @@
 use super::{Augmentation, Recipe};
 use crate::dataset::{Dataset, FrameId, Section};
 use crate::error::{Error, Result};
-use crate::media::{BilinearResize, Colour, FramePreparer, Mask, Size};
+use crate::media::{BilinearResize, Colour, FramePreparer, Size};
 use crate::model::Config;
 use crate::random::Random;
 use std::collections::HashMap;
@@ -179,7 +179,7 @@ impl SampleReader<'_> {
         for channel in 0..self.config.in_channels() {
             frames.iter().for_each(|(_, planes)| batch.window.extend(&planes[channel * area..][..area]));
         }
-        let mut mask = resized(&self.dataset.read_label(id)?, resize)?;
+        let mut mask = self.dataset.read_label(id)?.shares(resize)?;
         if let Some(change) = &change {
             mask = change.moved(&mask, side);
         }
@@ -187,14 +187,6 @@ impl SampleReader<'_> {
         batch.names.push(self.dataset.frame(id).path.display().to_string());
         Ok(())
     }
-}
-
-/// The share of vessel in each pixel.
-fn resized(mask: &Mask, resize: &mut BilinearResize) -> Result<Vec<f32>> {
-    let whole: Vec<f32> = mask.pixels.iter().map(|&pixel| if pixel == 0 { 0.0 } else { 1.0 }).collect();
-    let mut shares = vec![0.0; resize.to().area()];
-    resize.apply(&whole, &mut shares)?;
-    Ok(shares)
 }
 
 #[cfg(test)]

@@ -22,7 +22,7 @@ pub use run_folder::{RunFolder, file};
 use crate::dataset::{Dataset, Section, Split, SplitChoice};
 use crate::device::{Device, Session};
 use crate::error::{Error, Result};
-use crate::evaluate::for_each_prediction;
+use crate::evaluate::{ComparedAt, for_each_prediction};
 use crate::graph::ValueId;
 use crate::metrics::{Agreement, Counts};
 use crate::model::{CeNet, TrainingStep};
@@ -303,7 +303,7 @@ impl<'a> Trainer<'a> {
         // The bare threshold: what small components do is for `evaluate` to say.
         let post = PostProcessing { minimum_area: MinimumArea::Pixels(0), ..PostProcessing::default() };
         let mut scored = Vec::new();
-        for_each_prediction(&mut network, dataset, &split.test, |prediction| {
+        for_each_prediction(&mut network, dataset, &split.test, ComparedAt::default(), |prediction| {
             scored.push(Counts::of(&post.mask(&prediction.probability), &prediction.label)?);
             Ok(())
         })?;

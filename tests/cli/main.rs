@@ -7,6 +7,7 @@ mod clips;
 mod dataset;
 mod device;
 mod end_to_end;
+mod evaluate;
 mod import;
 mod info;
 mod labels;

@@ -6,8 +6,7 @@ use coronet::media::{Frame, Size};
 use coronet::post::{MinimumArea, PostProcessing};
 use coronet::result_folder::ResultFolder;
 use coronet::segment::{
-    FrameRange, NoVideo, Observer, OpenVideo, RESULTS, ResultsOptions, SegmentOptions, Summary, VideoSink,
-    segment_into,
+    FrameRange, NoVideo, Observer, OpenVideo, RESULTS, ResultsOptions, SegmentOptions, Summary, VideoSink, segment_into,
 };
 use coronet::{Error, Result};
 use std::path::{Path, PathBuf};

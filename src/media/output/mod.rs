@@ -6,5 +6,5 @@ mod overlay;
 mod png;
 
 pub use contact_sheet::ContactSheet;
-pub use overlay::{OverlayPainter, SideBySide, frame_digits};
+pub use overlay::{OverlayPainter, SideBySide, compare_masks, frame_digits};
 pub use png::{mask_png, picture_png, probability_png};

@@ -159,8 +159,7 @@ impl SideBySide {
 
     /// The size of every picture. Both sides are even, as H.264 wants them.
     pub fn size(&self) -> Size {
-        let Size { width, height } = self.painter.panel;
-        Size { width: 2 * width + GAP, height: (height + STRIP as usize).next_multiple_of(2) }
+        panels_size(self.painter.panel, 2)
     }
 
     /// The picture of one frame.
@@ -168,20 +167,42 @@ impl SideBySide {
     /// # Errors
     /// [`Error::Request`] when frame or mask have another size than announced.
     pub fn paint(&mut self, index: usize, frame: &Frame, mask: &Mask) -> Result<Frame> {
-        let Size { width, height } = self.size();
-        let second = (self.painter.panel.width + GAP) as u32;
-        let mut picture = canvas(width, height)?;
-        let mut panel = self.painter.plain(frame)?;
-        image::imageops::replace(&mut picture, &panel, 0, i64::from(STRIP));
-        self.painter.lay_over(mask, &mut panel)?;
-        image::imageops::replace(&mut picture, &panel, i64::from(second), i64::from(STRIP));
-
         let number = format!("frame {index:0digits$}", digits = self.digits);
-        caption::write(&mut picture, &number, 8, second, 0, TEXT);
         let area = format!("vessel {:.2} %", share_of_image(mask) * 100.0);
-        caption::write(&mut picture, &area, second + 8, width as u32, 0, OUTLINE);
-        into_frame(picture)
+        paint_panels(&mut self.painter, frame, &number, &[(mask, &area)])
     }
+}
+
+/// A frame and masks laid over it, each under a line of text: a picture to compare masks with each other.
+///
+/// # Errors
+/// [`Error::Request`] when a mask has another size than the frame.
+pub fn compare_masks(frame: &Frame, name: &str, masks: &[(&Mask, &str)]) -> Result<Frame> {
+    let mut painter = OverlayPainter::new(frame.size(), panel_size(frame.size(), SHORTEST_SIDE, LONGEST_SIDE))?;
+    paint_panels(&mut painter, frame, name, masks)
+}
+
+/// The frame alone, then each mask over it, side by side under their captions.
+fn paint_panels(painter: &mut OverlayPainter, frame: &Frame, name: &str, masks: &[(&Mask, &str)]) -> Result<Frame> {
+    let Size { width, height } = panels_size(painter.panel, 1 + masks.len());
+    let step = (painter.panel.width + GAP) as u32;
+    let mut picture = canvas(width, height)?;
+    let plain = painter.plain(frame)?;
+    image::imageops::replace(&mut picture, &plain, 0, i64::from(STRIP));
+    caption::write(&mut picture, name, 8, step, 0, TEXT);
+    for (left, (mask, text)) in (1..).map(|position| position * step).zip(masks) {
+        let mut panel = plain.clone();
+        painter.lay_over(mask, &mut panel)?;
+        image::imageops::replace(&mut picture, &panel, i64::from(left), i64::from(STRIP));
+        caption::write(&mut picture, text, left + 8, left + step, 0, OUTLINE);
+    }
+    into_frame(picture)
+}
+
+/// So many panels beside each other, under a strip; both sides are even, as H.264 wants them.
+fn panels_size(panel: Size, panels: usize) -> Size {
+    let width = panels * (panel.width + GAP) - GAP;
+    Size { width: width.next_multiple_of(2), height: (panel.height + STRIP as usize).next_multiple_of(2) }
 }
 
 /// The size at which people see frames of `source` size: enlarged to `shortest` and reduced to `longest` on the
