@@ -28,15 +28,16 @@ __device__ __forceinline__ float weight(int input, int output, int source, int t
     return (t.low == input ? 1.0f - t.fraction : 0.0f) + (t.high == input ? t.fraction : 0.0f);
 }
 
-/// The outputs from `first` to `last` are the only ones that may read an input.
+/// The outputs from `first` to `last` are the only ones that read an input.
 struct Readers {
     int first, last;
 };
 
 __device__ __forceinline__ Readers readers(int input, int source, int target) {
-    // A position between input - 1 and input + 1, rounded outwards; everything before the first input is clamped to it.
-    int first = input == 0 ? 0 : max(((2 * input - 1) * target - source) / (2 * source), 0);
-    return {first, min(((2 * input + 3) * target - source) / (2 * source) + 1, target - 1)};
+    // Those whose position lies between input - 1 and input + 1, both excluded. What lies before the first input or
+    // behind the last one is clamped to it, and so is its output's number.
+    int first = max(((2 * input - 1) * target + source) / (2 * source), 0);
+    return {first, min(((2 * input + 3) * target - source - 1) / (2 * source), target - 1)};
 }
 
 }  // namespace

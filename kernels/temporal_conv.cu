@@ -15,9 +15,9 @@ struct Sizes {
     int batch, planes, rows, columns, lanes;
 };
 
-/// Offset of a pixel in a plane, or -1 outside.
+/// Offset of a pixel in a plane; negative outside, as it is above the first row by itself.
 __device__ __forceinline__ int offset_of(int row, int column, const Sizes& s) {
-    return row >= 0 && row < s.rows && column >= 0 && column < s.columns ? row * s.columns + column : -1;
+    return row < s.rows && column >= 0 && column < s.columns ? row * s.columns + column : -1;
 }
 
 }  // namespace
