@@ -7,8 +7,7 @@
 Installs what it needs by itself: Python packages into .venv (or $CORONET_VENV), Coronet's release build.
 
 Method. Seeded weights and one input are written as safetensors for Coronet and PyTorch and as ONNX for the others.
-Every contender loads and warms up in a process of its own; all but the one whose turn it is are stopped with
-SIGSTOP, so that nobody's idle threads take time from another. In each round every contender has one turn, in an
+Contenders take turns as tools/contenders.py says. In each round every contender has one turn, in an
 order that rotates from round to round; a turn is an untimed frame, to refill the caches, then a timed one. Only
 the forward pass is timed, by the contender itself. Outputs are compared with PyTorch in float64; the exit status
 is 1 if one disagrees.
@@ -28,38 +27,22 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
-import signal
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
-import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+from contenders import Contender, build_example, enter_venv, machine, provenance
+
 CONTENDERS = {"coronet": "Coronet", "torch": "PyTorch", "onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
 WARM_UP_FRAMES = 3
 SEED = 7
 # Relative L2 distance from float64, for logits and probability: float32 arithmetic reaches about 1e-5.
 AGREEMENT_BOUND = 1e-4
-INTERESTING_FLAGS = ("avx2", "fma", "avx512f", "avx512_bf16", "avx512_fp16", "amx_tile", "amx_bf16")
-
-
-def enter_venv() -> None:
-    """Continues in the virtual environment, which `tools/setup` makes if need be."""
-    venv = Path(os.environ.get("CORONET_VENV", ".venv"))
-    venv = venv if venv.is_absolute() else ROOT / venv
-    if Path(sys.prefix).resolve() == venv.resolve():
-        return
-    if subprocess.run([ROOT / "tools" / "setup", "python"], check=False).returncode:
-        sys.exit(1)
-    python = str(venv / "bin" / "python")
-    os.execv(python, [python, *sys.argv])
+PACKAGES = ("numpy", "onnx", "onnxruntime", "openvino", "torch")
 
 
 # ---- contenders ------------------------------------------------------------------------------------------------
@@ -151,92 +134,11 @@ def serve_openvino(files: Files, frames, threads: int) -> Callable:
     return forward
 
 
-class Contender:
-    """A running contender; stopped except during its own turn."""
-
-    def __init__(self, name: str, command: list[str], threads: int, log: Path) -> None:
-        self.title, self.log, self.samples = CONTENDERS[name], log, []
-        count = {variable: str(threads) for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS")}
-        self.process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=log.open("w"),
-            text=True,
-            env=os.environ | count,
-        )
-        try:
-            self.expect("ready")
-        except SystemExit:
-            self.end()
-            raise
-        self.stop()
-
-    def answer(self) -> str:
-        line = self.process.stdout.readline().strip()
-        if not line:
-            self.process.wait()
-            sys.exit(f"{self.title} ended with status {self.process.returncode}:\n{self.log.read_text()[-2000:]}")
-        return line
-
-    def expect(self, word: str) -> None:
-        line = self.answer()
-        if line != word:
-            sys.exit(f"{self.title} said `{line}` where `{word}` was due")
-
-    def ask(self, line: str) -> None:
-        self.process.stdin.write(line + "\n")
-        self.process.stdin.flush()
-
-    def stop(self) -> None:
-        self.process.send_signal(signal.SIGSTOP)
-
-    def go_on(self) -> None:
-        self.process.send_signal(signal.SIGCONT)
-
-    def turn(self) -> None:
-        self.go_on()
-        for _ in range(2):  # the first refills the caches
-            self.ask("run")
-            milliseconds = float(self.answer())
-        self.samples.append(milliseconds)
-        self.stop()
-
-    def write_output(self, path: Path) -> None:
-        self.go_on()
-        self.ask(f"output {path}")
-        self.expect("written")
-        self.stop()
-
-    def end(self) -> None:
-        self.go_on()
-        self.process.stdin.close()
-        try:
-            self.process.wait(timeout=20)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-
-
 def command_of(name: str, files: Files, threads: int) -> list[str]:
     if name == "coronet":
         frames = ["--weights", str(files.weights), "--input", str(files.input)]
-        return [build_frame_server(), *frames, "--threads", str(threads)]
+        return [build_example("frame_server"), *frames, "--threads", str(threads)]
     return [sys.executable, str(Path(__file__).resolve()), "--serve", name, str(files.folder), "--threads", str(threads)]
-
-
-def build_frame_server() -> str:
-    """Builds Coronet's contender and returns its path."""
-    print("building tools/frame_server.rs ...", file=sys.stderr)
-    build = ["cargo", "build", "--release", "--locked", "--example", "frame_server"]
-    done = subprocess.run(
-        [*build, "--message-format=json-render-diagnostics"], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False
-    )
-    messages = [json.loads(line) for line in done.stdout.splitlines()]
-    for message in messages:
-        if message.get("target", {}).get("name") == "frame_server" and message.get("executable"):
-            return message["executable"]
-    sys.exit("tools/frame_server.rs could not be built; cargo says why above")
 
 
 # ---- the network and what it must give -------------------------------------------------------------------------
@@ -296,31 +198,6 @@ def distance(path: Path, expected: dict) -> dict[str, float]:
 # ---- the record ------------------------------------------------------------------------------------------------
 
 
-def git(*arguments: str) -> str:
-    done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
-    return done.stdout.strip()
-
-
-def machine() -> dict:
-    facts = dict(line.split(":", 1) for line in Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines())
-    facts = {key.strip(): value.strip() for key, value in facts.items()}
-    flags = facts.get("flags", facts.get("Features", "")).split()
-    return {
-        "cpu": facts.get("model name", platform.machine()),
-        "cores": len(os.sched_getaffinity(0)),
-        "flags": [flag for flag in INTERESTING_FLAGS if flag in flags],
-        "kernel": platform.release(),
-        "load_average_before": os.getloadavg()[0],
-    }
-
-
-def versions() -> dict[str, str]:
-    found = {name: metadata.version(name) for name in ("numpy", "onnx", "onnxruntime", "openvino", "torch")}
-    cargo = tomllib.loads((ROOT / "Cargo.toml").read_text())
-    rustc = subprocess.run(["rustc", "--version"], capture_output=True, text=True, check=False).stdout.strip()
-    return found | {"coronet": cargo["package"]["version"], "python": platform.python_version(), "rustc": rustc}
-
-
 def table(contenders: list[Contender], distances: list[dict[str, float]]) -> None:
     """One line for each contender; the ratio is of medians."""
     ours = next((c for c in contenders if c.title == CONTENDERS["coronet"]), None)
@@ -348,7 +225,7 @@ def compare(arguments: argparse.Namespace) -> int:
         try:
             for name in arguments.contenders:
                 command = command_of(name, files, arguments.threads)
-                contenders.append(Contender(name, command, arguments.threads, files.folder / f"{name}.log"))
+                contenders.append(Contender(CONTENDERS[name], command, arguments.threads, files.folder / f"{name}.log"))
             for turn in range(arguments.rounds):
                 first = turn % len(contenders)
                 for contender in contenders[first:] + contenders[:first]:
@@ -372,13 +249,7 @@ def compare(arguments: argparse.Namespace) -> int:
     )
     table(contenders, distances)
     if arguments.json:
-        record = {
-            "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
-            "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            "commit": git("rev-parse", "HEAD"),
-            "uncommitted_changes": bool(git("status", "--porcelain")),
-            "machine": here,
-            "versions": versions(),
+        record = provenance(PACKAGES, here) | {
             "network": configuration.metadata() | {"size": arguments.size, "precision": "fp32", "seed": SEED},
             "threads": arguments.threads,
             "warm_up_frames": WARM_UP_FRAMES,
