@@ -5,11 +5,11 @@ use super::progress::{Progress, listen_for_ctrl_c};
 use super::{note, print};
 use clap::{Args, ValueHint};
 use coronet::device::Precision;
-use coronet::media::{ClipReader, Size};
+use coronet::media::{ClipReader, FrameRange, LabelReader, Size};
 use coronet::post::{MinimumArea, PostProcessing, Threshold};
 use coronet::result_folder::ResultFolder;
 use coronet::segment::{
-    EngineNetwork, FrameRange, LabelAgreement, Labels, OverlayVideo, RESULTS, ResultsOptions, SegmentOptions, Summary,
+    EngineNetwork, LabelAgreement, Labels, OverlayVideo, RESULTS, ResultsOptions, SegmentOptions, Summary,
     WindowNetwork, segment_into,
 };
 use coronet::weights::{EMBEDDED_ORIGIN, Weights};
@@ -110,7 +110,7 @@ fn run_with(arguments: &Arguments, open_clip: OpenClip, open_network: OpenNetwor
     if let Some(frames) = frames {
         frames.within(reader.info().frames)?;
     }
-    let labels = arguments.labels.as_ref().map(|path| Labels::open(path, &*reader)).transpose()?;
+    let labels = arguments.labels.as_ref().map(|path| LabelReader::open(path, &*reader)).transpose()?;
     check_apart("clip's", input, &arguments.out)?;
     if let Some(labels) = &arguments.labels {
         check_apart("labels'", labels, &arguments.out)?;
@@ -120,7 +120,8 @@ fn run_with(arguments: &Arguments, open_clip: OpenClip, open_network: OpenNetwor
 
     let post = PostProcessing { threshold: arguments.threshold, minimum_area: arguments.min_area };
     let options = SegmentOptions { frames: *frames, post };
-    let files = ResultsOptions { probability: arguments.probability, video: &OverlayVideo, labels };
+    let files =
+        ResultsOptions { probability: arguments.probability, video: &OverlayVideo, labels: labels.map(Labels::new) };
     let progress = Progress::new("frames", arguments.quiet);
     let summary = segment_into(folder, input, &mut *reader, &mut *network, &options, files, &progress)?;
     drop(progress);

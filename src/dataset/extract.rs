@@ -14,8 +14,9 @@ pub use name::ClipName;
 use super::{FRAMES, LABELS, Watcher, go_on};
 use crate::error::{Error, Result};
 use crate::media::output::{frame_digits, mask_png, picture_png};
-use crate::media::{ClipReader, Frame, Mask, Size, VESSEL, expect_end, expect_frame};
-use crate::segment::{FrameRange, InputSummary, Labels};
+use crate::media::{
+    ClipReader, ClipSummary, Frame, FrameRange, LabelReader, Mask, Size, VESSEL, expect_end, expect_frame,
+};
 use crate::staging::Staging;
 use name::own_name;
 use place::{check_place, check_same_labels};
@@ -38,7 +39,7 @@ pub struct ClipToExtract {
     pub name: ClipName,
     /// The frames to take; all of them when `None`.
     pub frames: Option<FrameRange>,
-    /// Its labels, one for every frame of the whole clip, as [`Labels::open`] has them.
+    /// Its labels, one for every frame of the whole clip, as [`LabelReader::open`] has them.
     pub labels: Option<PathBuf>,
 }
 
@@ -62,7 +63,7 @@ struct SourceDocument {
     schema_version: u32,
     coronet: &'static str,
     /// The `path` in it is the file's name alone.
-    source: InputSummary,
+    source: ClipSummary,
     frames: FrameRange,
     /// The file's or folder's name alone.
     labels: Option<String>,
@@ -122,7 +123,7 @@ struct Source<'a> {
     clip: &'a ClipToExtract,
     reader: Box<dyn ClipReader>,
     frames: Range<usize>,
-    labels: Option<Labels>,
+    labels: Option<LabelReader>,
     /// The largest value of all labels.
     largest: u8,
 }
@@ -132,7 +133,7 @@ impl Source<'_> {
         let reader = crate::media::open(&clip.path)?;
         let total = reader.info().frames;
         let frames = clip.frames.map_or(Ok(0..total), |range| range.within(total))?;
-        let labels = clip.labels.as_ref().map(|path| Labels::open(path, &*reader)).transpose()?;
+        let labels = clip.labels.as_ref().map(|path| LabelReader::open(path, &*reader)).transpose()?;
         Ok(Source { clip, reader, frames, labels, largest: 0 })
     }
 
@@ -164,7 +165,7 @@ impl Source<'_> {
             schema: SCHEMA,
             schema_version: SCHEMA_VERSION,
             coronet: env!("CARGO_PKG_VERSION"),
-            source: InputSummary::new(Path::new(&name(&self.clip.path)?), self.reader.info()),
+            source: ClipSummary::new(Path::new(&name(&self.clip.path)?), self.reader.info()),
             frames: FrameRange { start: self.frames.start, end: self.frames.end },
             labels: self.clip.labels.as_deref().map(name).transpose()?,
         };

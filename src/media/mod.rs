@@ -3,23 +3,29 @@
 //! A path goes in and a [`ClipReader`] comes out, which hands over one frame at a time so that memory does not
 //! grow with the clip. What a file is, is decided by its content, never by its suffix.
 
+mod clip_summary;
 #[cfg(feature = "dicom")]
 mod dicom;
 mod frame;
 mod images;
+mod labels;
 pub mod output;
 mod prepare;
+mod range;
 mod resize;
 #[cfg(feature = "video")]
 mod video;
 #[cfg(feature = "video")]
 mod video_writer;
 
+pub use clip_summary::ClipSummary;
 pub(crate) use frame::VESSEL;
 pub use frame::{Colour, Frame, Mask, ProbabilityMap, Size, luminance};
 pub(crate) use images::files_in_natural_order;
 pub use images::{image_size, read_image};
+pub use labels::LabelReader;
 pub use prepare::FramePreparer;
+pub use range::FrameRange;
 pub use resize::BilinearResize;
 #[cfg(feature = "video")]
 pub use video_writer::VideoWriter;

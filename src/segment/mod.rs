@@ -9,7 +9,6 @@ mod labels;
 mod latency;
 mod overlay_video;
 mod pipeline;
-mod range;
 mod results;
 mod summary;
 mod window;
@@ -19,9 +18,8 @@ pub use labels::{LabelAgreement, Labels};
 pub use latency::Latency;
 pub use overlay_video::OverlayVideo;
 pub use pipeline::{FrameReport, MaskSink, Observer, Run, SegmentOptions, SegmentedFrame, segment_clip};
-pub use range::FrameRange;
 pub use results::{NoVideo, OpenVideo, RESULTS, ResultsOptions, VideoSink, segment_into};
-pub use summary::{FrameArea, InputSummary, OutputSummary, Summary};
+pub use summary::{FrameArea, OutputSummary, Summary};
 
 use crate::error::Result;
 use crate::media::{Colour, Size};

@@ -3,11 +3,11 @@
 //! Short bounded channels join them, so a slow stage holds the others back and memory stays the same however long
 //! the clip is. The first error of any stage stops all; a panic in a stage is an error like any other.
 
+use super::WindowNetwork;
 use super::window::{Prepared, Window};
-use super::{FrameRange, WindowNetwork};
 use crate::error::{Error, Result};
 use crate::media::{
-    BilinearResize, ClipReader, Frame, FramePreparer, Mask, ProbabilityMap, Size, expect_end, expect_frame,
+    BilinearResize, ClipReader, Frame, FramePreparer, FrameRange, Mask, ProbabilityMap, Size, expect_end, expect_frame,
 };
 use crate::post::{PostProcessing, to_source_size};
 use std::any::Any;

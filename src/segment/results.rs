@@ -1,12 +1,12 @@
 //! A run with files: the pipeline's masks into a folder as PNGs, an overlay video, a contact sheet and a summary.
 
 use super::{
-    InputSummary, LabelAgreement, Labels, MaskSink, Observer, OutputSummary, SegmentOptions, SegmentedFrame, Summary,
-    WindowNetwork, segment_clip,
+    LabelAgreement, Labels, MaskSink, Observer, OutputSummary, SegmentOptions, SegmentedFrame, Summary, WindowNetwork,
+    segment_clip,
 };
 use crate::error::{Error, Result};
 use crate::media::output::{ContactSheet, SideBySide, frame_digits, mask_png, picture_png, probability_png};
-use crate::media::{ClipInfo, ClipReader, Frame, Size};
+use crate::media::{ClipInfo, ClipReader, ClipSummary, Frame, Size};
 use crate::result_folder::{ResultFolder, ResultKind};
 use std::ops::Range;
 use std::path::Path;
@@ -92,7 +92,7 @@ pub fn segment_into(
         run.wall = begun.elapsed();
         Ok(Summary {
             labels,
-            ..Summary::new(InputSummary::new(input, &info), network.describe(), options, outputs, &run)
+            ..Summary::new(ClipSummary::new(input, &info), network.describe(), options, outputs, &run)
         })
     });
     let summary = finished.map_err(|error| folder.with_final_path(error))?;

@@ -1,9 +1,8 @@
 //! `summary.json`: what went in, what was done, what came out and how long it took.
 
 use super::results::RESULTS;
-use super::{FrameRange, LabelAgreement, Latency, Run, SegmentOptions};
-use crate::media::{ClipInfo, ClipKind};
-use std::path::Path;
+use super::{LabelAgreement, Latency, Run, SegmentOptions};
+use crate::media::{ClipSummary, FrameRange};
 
 /// Raised when a field changes its meaning or goes away; new fields do not raise it.
 const SCHEMA_VERSION: u32 = 1;
@@ -18,7 +17,7 @@ pub struct Summary {
     /// The version of Coronet.
     pub coronet: &'static str,
     /// What was read.
-    pub input: InputSummary,
+    pub input: ClipSummary,
     /// The frames that got a mask.
     pub frames: FrameRange,
     /// The network's own description: configuration and device.
@@ -39,40 +38,6 @@ pub struct Summary {
     pub wall_seconds: f64,
     /// Masks per second of that time.
     pub frames_per_second: f64,
-}
-
-/// The clip.
-#[derive(Debug, Clone, serde::Serialize)]
-pub struct InputSummary {
-    /// The path as it was given.
-    pub path: String,
-    /// DICOM, video or images.
-    pub kind: ClipKind,
-    /// Format, codec or transfer syntax, bit depth, for people.
-    pub description: String,
-    /// Pixels per row.
-    pub width: usize,
-    /// Rows.
-    pub height: usize,
-    /// Frames of the whole clip.
-    pub frames: usize,
-    /// Milliseconds from frame to frame, where the source states them.
-    pub frame_time_ms: Option<f64>,
-}
-
-impl InputSummary {
-    /// What is known about the clip at `path`.
-    pub fn new(path: &Path, info: &ClipInfo) -> InputSummary {
-        InputSummary {
-            path: path.to_string_lossy().into_owned(),
-            kind: info.kind,
-            description: info.description.clone(),
-            width: info.size.width,
-            height: info.size.height,
-            frames: info.frames,
-            frame_time_ms: info.frame_time.map(|time| time.as_secs_f64() * 1e3),
-        }
-    }
 }
 
 /// The files of a run. What is `null` was not asked for, or could not be made.
@@ -104,7 +69,7 @@ pub struct FrameArea {
 impl Summary {
     /// Puts together what a finished run has to say.
     pub fn new(
-        input: InputSummary,
+        input: ClipSummary,
         network: serde_json::Value,
         options: &SegmentOptions,
         outputs: OutputSummary,

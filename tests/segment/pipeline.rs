@@ -1,10 +1,10 @@
 //! Which frames the network sees, which mask belongs to which frame, and how a run ends early.
 
 use super::fakes::{Clip, Fault, Kept, Network, SIZE};
-use coronet::media::{Colour, Size};
+use coronet::media::{Colour, FrameRange, Size};
 use coronet::post::{MinimumArea, PostProcessing};
 use coronet::segment::{
-    FrameRange, FrameReport, MaskSink, Observer, Run, SegmentOptions, SegmentedFrame, WindowNetwork, segment_clip,
+    FrameReport, MaskSink, Observer, Run, SegmentOptions, SegmentedFrame, WindowNetwork, segment_clip,
 };
 use coronet::{Error, Result};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};

@@ -2,11 +2,11 @@
 
 use super::fakes::{Clip, Fault, Network, SIZE};
 use super::result_folder::{contents, names};
-use coronet::media::{Frame, Size};
+use coronet::media::{Frame, FrameRange, Size};
 use coronet::post::{MinimumArea, PostProcessing};
 use coronet::result_folder::ResultFolder;
 use coronet::segment::{
-    FrameRange, NoVideo, Observer, OpenVideo, RESULTS, ResultsOptions, SegmentOptions, Summary, VideoSink, segment_into,
+    NoVideo, Observer, OpenVideo, RESULTS, ResultsOptions, SegmentOptions, Summary, VideoSink, segment_into,
 };
 use coronet::{Error, Result};
 use std::path::{Path, PathBuf};

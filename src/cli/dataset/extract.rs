@@ -4,7 +4,7 @@ use super::super::progress::{Progress, listen_for_ctrl_c};
 use super::super::{count, print};
 use clap::{Args, ValueHint};
 use coronet::dataset::{ClipName, ClipToExtract, ExtractedClip, extract};
-use coronet::segment::FrameRange;
+use coronet::media::FrameRange;
 use coronet::{Error, Result};
 use std::io;
 use std::path::PathBuf;
