@@ -1,0 +1,166 @@
+#!/usr/bin/env python3
+"""The article's question on synthetic clips: do neighbouring frames help?
+
+    tools/article_question.py FOLDER                              N = 0, 1, 2, 3, seeds 1, 2, 3
+    tools/article_question.py FOLDER --seeds 1 2 3 4 5 --epochs 20
+
+Draws clips of the phantom's preset `reference` at a low dose: patients to learn from and others to test on. Networks of one
+width with N = 0, 1, 2, 3 neighbours on each side learn from the same frames by the same recipe, once for each seed, which
+draws their first weights, the order and the augmentation. What each scores on the test patients goes into one table.
+
+A row averages over seeds and frames. Its interval is a bootstrap over test patients, of each the mean over seeds and frames,
+and says how sure the row is of other patients; `seeds` is the standard deviation between the seeds' means. "Dice beyond
+N = 0" is the mean difference on the same patients, with the interval of that difference.
+
+FOLDER takes data, runs and scores; what is there is not done again, and a run that was stopped goes on. In the end it holds
+table.md and table.json. CORONET names the program to use; by default it is built. Needs nothing but Python.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+METRICS = ("iou", "dice", "sensitivity", "specificity", "accuracy")
+NEIGHBOURS = (0, 1, 2, 3)
+RESAMPLES, CONFIDENCE = 2000, 0.95
+PATIENTS_TO_LEARN_FROM, PATIENTS_TO_TEST_ON = 301, 401  # the phantom's seeds
+
+
+def program() -> str:
+    """Coronet's release build."""
+    if "CORONET" in os.environ:
+        return os.environ["CORONET"]
+    subprocess.run(["cargo", "build", "--release", "--locked"], cwd=ROOT, check=True)
+    return str(Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release" / "coronet")
+
+
+def draw(coronet: str, folder: Path, clips: int, seed: int, arguments: argparse.Namespace) -> None:
+    done = folder / ".done"
+    if done.exists():
+        return
+    options = ["--frames", arguments.frames, "--fps", 15, "--start", 0.9, "--dose", arguments.dose]
+    command = [coronet, "phantom", folder, "--preset", "reference", "--clips", clips, "--seed", seed, *options]
+    subprocess.run([*map(str, command), "--no-video", "--overwrite", "--quiet"], check=True)
+    done.touch()
+
+
+def train(coronet: str, data: Path, run: Path, neighbours: int, seed: int, arguments: argparse.Namespace) -> None:
+    done = run / ".done"
+    if done.exists():
+        return
+    command = [coronet, "train", data, "--out", run]
+    if (run / "config.json").exists():
+        command += ["--resume"]
+    else:
+        command += ["--all", "--preset", "better", "--width", arguments.width, "--stem", "half", "--n", neighbours]
+        command += ["--size", arguments.size, "--epochs", arguments.epochs, "--rate", arguments.rate, "--seed", seed]
+    run.parent.mkdir(parents=True, exist_ok=True)
+    subprocess.run(list(map(str, command)), check=True)
+    done.touch()
+
+
+def score(coronet: str, data: Path, run: Path, out: Path, size: int) -> dict[str, dict[str, float]]:
+    """Means over each test patient's frames, with post-processing."""
+    document = out / "evaluation.json"
+    if not document.exists():
+        weights = ["--weights", run / "last.safetensors", "--size", size, "--out", out, "--quiet"]
+        subprocess.run(list(map(str, [coronet, "evaluate", data, *weights])), check=True)
+    return {clip["clip"]: clip["processed"] for clip in json.loads(document.read_text())["clips"]}
+
+
+def interval(values: list[float]) -> tuple[float, float, float]:
+    """Mean and percentile bootstrap over patients."""
+    draws = random.Random(0)
+    means = sorted(statistics.fmean(draws.choices(values, k=len(values))) for _ in range(RESAMPLES))
+    tail = round((1 - CONFIDENCE) / 2 * (RESAMPLES - 1))
+    return statistics.fmean(values), means[tail], means[-1 - tail]
+
+
+def rows_of(scores: dict[int, dict[int, dict[str, dict[str, float]]]]) -> list[dict]:
+    """A row for each N from scores[N][seed][patient][metric]."""
+    rows = []
+    patients = sorted(next(iter(scores[0].values())))
+
+    def over_seeds(n: int, value: Callable[[dict[str, float]], float]) -> list[float]:
+        return [statistics.fmean(value(by_patient[patient]) for by_patient in scores[n].values()) for patient in patients]
+
+    for n in scores:
+        row: dict = {"neighbours": n}
+        for metric in METRICS:
+            row[metric] = interval(over_seeds(n, lambda patient, metric=metric: patient[metric]))
+        seeds = [statistics.fmean(patient["dice"] for patient in by_patient.values()) for by_patient in scores[n].values()]
+        row["dice_between_seeds"] = statistics.stdev(seeds) if len(seeds) > 1 else None
+        dice = [over_seeds(k, lambda patient: patient["dice"]) for k in (n, 0)]
+        row["dice_beyond_0"] = interval([ours - alone for ours, alone in zip(*dice, strict=True)])
+        rows.append(row)
+    return rows
+
+
+def table(rows: list[dict]) -> str:
+    def cell(value: tuple[float, float, float], sign: str = "") -> str:
+        mean, low, high = (f"{number:{sign}.4f}" for number in value)
+        return f"{mean} ({low} to {high})"
+
+    lines = ["| N | IoU | Dice | sensitivity | specificity | accuracy | Dice between seeds | Dice beyond N = 0 |"]
+    lines.append("|---" * 8 + "|")
+    for row in rows:
+        cells = [str(row["neighbours"]), *(cell(row[metric]) for metric in METRICS)]
+        between = row["dice_between_seeds"]
+        cells.append("" if between is None else f"{between:.4f}")
+        cells.append("" if row["neighbours"] == 0 else cell(row["dice_beyond_0"], "+"))
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--width", type=int, default=8, help="base width of the networks (default 8)")
+    parser.add_argument("--size", type=int, default=256, help="side of the square they see (default 256)")
+    parser.add_argument("--dose", type=float, default=40, help="nGy a frame (default 40; the preset's own is 240)")
+    parser.add_argument("--clips", type=int, default=48, help="patients to learn from (default 48)")
+    parser.add_argument("--test-clips", type=int, default=16, help="patients to test on (default 16)")
+    parser.add_argument("--frames", type=int, default=10, help="frames of each (default 10)")
+    parser.add_argument("--epochs", type=int, default=12, help="how often each frame is seen (default 12)")
+    parser.add_argument("--rate", type=float, default=4e-3, help="the highest learning rate (default 0.004)")
+    arguments = parser.parse_args()
+    if len(set(arguments.seeds)) != len(arguments.seeds):
+        parser.error("a seed stands there twice")
+    folder, coronet = arguments.folder, program()
+    folder.mkdir(parents=True, exist_ok=True)
+    settings = {key: value for key, value in vars(arguments).items() if key != "folder"}
+    kept = folder / "settings.json"
+    # More seeds may come later; everything else decides what lies there.
+    fixed = {key: value for key, value in settings.items() if key != "seeds"}
+    if kept.exists() and json.loads(kept.read_text()) != fixed:
+        sys.exit(f"{folder} holds runs with other settings, see settings.json; choose another folder")
+    kept.write_text(json.dumps(fixed, indent=2) + "\n")
+    learned, tested = folder / "data" / "learned", folder / "data" / "tested"
+    draw(coronet, learned, arguments.clips, PATIENTS_TO_LEARN_FROM, arguments)
+    draw(coronet, tested, arguments.test_clips, PATIENTS_TO_TEST_ON, arguments)
+    scores: dict = {n: {} for n in NEIGHBOURS}
+    # Seed by seed, so that what there is after a while compares all N.
+    for seed in arguments.seeds:
+        for n in NEIGHBOURS:
+            name = f"n{n}-seed{seed}"
+            train(coronet, learned, folder / "runs" / name, n, seed, arguments)
+            scores[n][seed] = score(coronet, tested, folder / "runs" / name, folder / "scores" / name, arguments.size)
+    rows = rows_of(scores)
+    (folder / "table.md").write_text(table(rows))
+    (folder / "table.json").write_text(json.dumps({"settings": settings, "rows": rows}, indent=2) + "\n")
+    print(table(rows), end="")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
