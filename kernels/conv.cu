@@ -25,14 +25,15 @@ __device__ __forceinline__ void add_outer(float (&sums)[4][4], float4 column, fl
     }
 }
 
-// A block's part of a slice, as threads copy it: half of them pixels, half weights, each four neighbouring numbers.
+// A block's part of a slice, as threads copy it: the first half of them pixels, the other weights, each four
+// neighbouring numbers.
 // pixels: [pixel][k]. weights, as they lie in memory: [k][lane], backwards [lane][k].
 
 /// Copies the thread's four channels of its pixel from `first` on; zeros where the tap lies outside.
 template <bool backward>
 __device__ __forceinline__ void copy_pixels(float* pixels, const float* source, Pixel pixel, bool exists, int tap,
                                             int first, const Geometry& g) {
-    int part = static_cast<int>(threadIdx.x) % (THREADS / 2), k = part % 2 * 4;
+    int part = static_cast<int>(threadIdx.x), k = part % 2 * 4;
     int offset = source_offset<backward>(pixel, tap, g);
     bool valid = exists && offset >= 0;
     cp_async16(pixels + part / 2 * SLICE + k, valid ? source + offset + first + k : source, valid);
@@ -85,8 +86,8 @@ __device__ __forceinline__ void convolve(const float* source, const float* filte
     SHARED_ARRAY(float, weights, 2 * TILE * SLICE);
     int thread = static_cast<int>(threadIdx.x), first_pixel = static_cast<int>(blockIdx.x) * TILE;
     int first_lane = static_cast<int>(blockIdx.y) * TILE, pixel_count = g.batch * g.rows * g.columns;
-    int copied = first_pixel + thread % (THREADS / 2) / 2;
-    Pixel pixel = pixel_at(min(copied, pixel_count - 1), g.rows, g.columns);
+    int copied = first_pixel + thread / 2;  // by the first half of the threads
+    Pixel pixel = pixel_at(copied, g.rows, g.columns);
     int slices = g.source_lanes / SLICE, steps = g.kernel_rows * g.kernel_columns * slices;
     auto copy_slice = [&](int step) {
         int tap = step / slices, first = step % slices * SLICE, stage = step % 2 * TILE * SLICE;
@@ -146,7 +147,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     auto copy_slice = [&](int step) {
         int index = start + step * SLICE + mine, place = step % 2 * TILE * SLICE + mine * TILE + channel;
         if (copies_inputs) {
-            int offset = source_offset<false>(pixel_at(min(index, end - 1), g.rows, g.columns), tap, g);
+            int offset = source_offset<false>(pixel_at(index, g.rows, g.columns), tap, g);
             bool valid = index < end && offset >= 0 && first_input + channel < g.source_lanes;
             cp_async16(inputs + place, valid ? x + offset + first_input + channel : x, valid);
         } else {

@@ -40,10 +40,9 @@ __device__ __forceinline__ Quad my_quad(int area, int lanes) {
 
 __device__ __forceinline__ float4 four(const float* from) { return *reinterpret_cast<const float4*>(from); }
 
-template <bool add_residual, bool rectify>
+template <bool rectify>
 __device__ __forceinline__ float normed(float x, float mean, float r, float gamma, float beta, float residual) {
-    float y = gamma * ((x - mean) * r) + beta;
-    if (add_residual) y += residual;
+    float y = gamma * ((x - mean) * r) + beta + residual;
     return rectify && y < 0.0f ? 0.0f : y;
 }
 
@@ -58,10 +57,10 @@ __device__ __forceinline__ void apply(const float* x, const float* statistics, c
     float4 g = four(gamma + quad.lane), b = four(beta + quad.lane);
     float4 other = add_residual ? four(residual + quad.first) : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
     *reinterpret_cast<float4*>(y + quad.first) =
-        make_float4(normed<add_residual, rectify>(v.x, mean.x, r.x, g.x, b.x, other.x),
-                    normed<add_residual, rectify>(v.y, mean.y, r.y, g.y, b.y, other.y),
-                    normed<add_residual, rectify>(v.z, mean.z, r.z, g.z, b.z, other.z),
-                    normed<add_residual, rectify>(v.w, mean.w, r.w, g.w, b.w, other.w));
+        make_float4(normed<rectify>(v.x, mean.x, r.x, g.x, b.x, other.x),
+                    normed<rectify>(v.y, mean.y, r.y, g.y, b.y, other.y),
+                    normed<rectify>(v.z, mean.z, r.z, g.z, b.z, other.z),
+                    normed<rectify>(v.w, mean.w, r.w, g.w, b.w, other.w));
 }
 
 }  // namespace
@@ -102,10 +101,9 @@ extern "C" __global__ void __launch_bounds__(THREADS)
         float count = static_cast<float>(min(band_pixels, area - band * band_pixels));
         moments = merged(moments, {count, part[0], part[lanes]});
     }
-    bool is_channel = lane < channels;
     float r = 1.0f / sqrtf(moments.m2 / static_cast<float>(area) + epsilon);
-    statistics[2 * sample * lanes + lane] = is_channel ? x[sample * area * lanes + lane] + moments.mean : 0.0f;
-    statistics[(2 * sample + 1) * lanes + lane] = is_channel ? r : 0.0f;
+    statistics[2 * sample * lanes + lane] = x[sample * area * lanes + lane] + moments.mean;
+    statistics[(2 * sample + 1) * lanes + lane] = lane < channels ? r : 0.0f;
 }
 
 /// y = gamma (x - mean) r + beta. `residual` is not read; the four kernels share their parameters.

@@ -331,6 +331,7 @@ pub(super) fn cases() -> Vec<Case> {
         (1, 3, 5, 2, 3, 3, 1, 5),
         (1, 40, 1, 8, 26, 3, 1, 1),
         (1, 200, 72, 6, 28, 3, 1, 1),
+        (1, 80, 64, 3, 5, 1, 1, 1),
     ];
     let mut cases = Vec::new();
     for (batch, channels, outputs, height, width, kernel, stride, dilation) in table {
