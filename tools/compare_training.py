@@ -50,7 +50,9 @@ class Training:
         dtype = torch.float64 if double else torch.float32
         self.network = network_of(read_file(weights)[0], dtype).train()
         if channels_last:
-            self.network = self.network.to(memory_format=torch.channels_last)
+            for module in self.network.modules():
+                if isinstance(module, torch.nn.Conv2d | torch.nn.ConvTranspose2d):
+                    module.to(memory_format=torch.channels_last)
         tensors = load_file(batch)
         self.frames, self.mask = tensors["input"].to(dtype), tensors["mask"].to(dtype)
         self.optimizer = torch.optim.AdamW(
