@@ -74,7 +74,7 @@ def score(coronet: str, data: Path, run: Path, out: Path, size: int) -> dict[str
     if not document.exists():
         weights = ["--weights", run / "last.safetensors", "--size", size, "--out", out, "--quiet"]
         subprocess.run(list(map(str, [coronet, "evaluate", data, *weights])), check=True)
-    return {clip["clip"]: clip["processed"] for clip in json.loads(document.read_text())["clips"]}
+    return {clip["clip"]: clip["post_processed"] for clip in json.loads(document.read_text())["clips"]}
 
 
 def interval(values: list[float]) -> tuple[float, float, float]:

@@ -2,7 +2,7 @@
 
 use super::device::DeviceOptions;
 use super::progress::{Progress, listen_for_ctrl_c};
-use super::{count, note, print};
+use super::{check_outside, count, note, print};
 use clap::{Args, ValueHint};
 use coronet::dataset::{Dataset, Section, Split, SplitChoice};
 use coronet::device::{Device, Precision};
@@ -35,7 +35,7 @@ pub struct Arguments {
 
     /// A run of `coronet train`, scored on the frames that it did not learn from; given several times, as for the folds of
     /// a cross-validation, the frames of all count together
-    #[arg(long, value_name = "RUN", conflicts_with_all = ["weights", "size", "precision", "folds"], value_hint = ValueHint::DirPath)]
+    #[arg(long, value_name = "RUN", conflicts_with_all = ["weights", "folds"], value_hint = ValueHint::DirPath)]
     run: Vec<PathBuf>,
 
     /// Which weights of a run: last, or best, which were chosen by these same frames and look better than they are
@@ -115,9 +115,12 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     listen_for_ctrl_c();
     // What is cheap to find wrong comes first.
     let dataset = Dataset::open(&arguments.data)?;
+    if let Some(out) = &arguments.out {
+        check_outside(&arguments.data, out)?;
+    }
     let parts = match arguments.run.as_slice() {
         [] => vec![weights_part(arguments, &dataset)?],
-        runs => runs.iter().map(|run| run_part(run, arguments.epoch, &dataset)).collect::<Result<_>>()?,
+        runs => runs.iter().map(|run| run_part(run, arguments, &dataset)).collect::<Result<_>>()?,
     };
     for part in &parts {
         part.weights.config().check_size(part.side, part.side)?;
@@ -179,7 +182,7 @@ fn weights_part(arguments: &Arguments, dataset: &Dataset) -> Result<Part> {
 }
 
 /// A run's weights and the frames that it did not learn from.
-fn run_part(run: &Path, which: Which, dataset: &Dataset) -> Result<Part> {
+fn run_part(run: &Path, arguments: &Arguments, dataset: &Dataset) -> Result<Part> {
     let configuration = Configuration::read(run)?;
     let sections = configuration.split(run, dataset)?.test;
     if sections.is_empty() {
@@ -188,12 +191,12 @@ fn run_part(run: &Path, which: Which, dataset: &Dataset) -> Result<Part> {
             "the run in {place} learned from everything; score its weights on other data with --weights"
         )));
     }
-    let path = run.join(if which == Which::Last { file::LAST } else { file::BEST });
+    let path = run.join(if arguments.epoch == Which::Last { file::LAST } else { file::BEST });
     Ok(Part {
         weights: Weights::load(&path)?,
         origin: path.to_string_lossy().into_owned(),
-        side: configuration.settings.recipe.side,
-        precision: configuration.precision,
+        side: arguments.size.map_or(configuration.settings.recipe.side, NonZeroUsize::get),
+        precision: arguments.precision.unwrap_or(configuration.precision),
         sections,
     })
 }

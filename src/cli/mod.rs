@@ -18,6 +18,7 @@ use coronet::{Error, Result};
 use std::any::Any;
 use std::io::{self, Write};
 use std::panic::{self, AssertUnwindSafe};
+use std::path::Path;
 use std::process::ExitCode;
 
 /// Segments coronary arteries in angiographic video
@@ -113,6 +114,22 @@ fn report(error: &Error) {
 /// A line on stderr. That nobody reads it any more is no reason to stop.
 fn note(line: &str) {
     let _ = writeln!(io::stderr().lock(), "{line}");
+}
+
+/// Refuses to write into a data set: whatever lies in its folder would be taken for a clip from then on.
+fn check_outside(data: &Path, out: &Path) -> Result<()> {
+    // The part of the path that exists, without links, and the rest behind it.
+    let real = |path: &Path| {
+        let path = std::path::absolute(path).ok()?;
+        path.ancestors().find_map(|there| Some(there.canonicalize().ok()?.join(path.strip_prefix(there).ok()?)))
+    };
+    if let (Some(within), Some(whole)) = (real(out), real(data))
+        && within.starts_with(whole)
+    {
+        let (out, data) = (out.display(), data.display());
+        return Err(Error::Request(format!("{out} lies in the data set {data}; choose a folder outside of it")));
+    }
+    Ok(())
 }
 
 /// `1 clip`, `2 clips`.

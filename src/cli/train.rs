@@ -2,7 +2,7 @@
 
 use super::device::DeviceOptions;
 use super::progress::{interrupted, listen_for_ctrl_c};
-use super::{note, print};
+use super::{check_outside, note, print};
 use clap::{Args, ValueHint};
 use coronet::dataset::{Dataset, Split, SplitChoice};
 use coronet::device::Precision;
@@ -188,6 +188,7 @@ fn begun(arguments: &Arguments, dataset: &Dataset) -> Result<(RunFolder, Configu
     set(&mut recipe.batch, arguments.batch);
     set(&mut recipe.rate, arguments.rate);
     recipe.check()?;
+    check_outside(&arguments.data, &arguments.out)?;
     let split = match (arguments.folds, arguments.fold) {
         (Some(folds), Some(fold)) => SplitChoice::Folds { folds, fold },
         _ if arguments.all => SplitChoice::All,

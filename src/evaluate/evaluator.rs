@@ -216,6 +216,7 @@ pub struct ClipResult {
     /// How many of its frames were scored.
     pub frames: usize,
     /// With post-processing.
+    #[serde(rename = "post_processed")]
     pub processed: PerMetric<Option<f64>>,
     /// Without.
     pub raw: PerMetric<Option<f64>>,

@@ -231,5 +231,5 @@ fn the_files_hold_what_the_evaluation_does() {
     let FrameId { clip, frame } = first.id;
     assert_eq!(document["worst"][0]["clip"], dataset.clips()[clip].name);
     assert_eq!(document["worst"][0]["frame"], format!("{frame:04}.png"));
-    assert_eq!(document["clips"][1]["processed"]["dice"], evaluation.clips[1].processed.dice.unwrap());
+    assert_eq!(document["clips"][1]["post_processed"]["dice"], evaluation.clips[1].processed.dice.unwrap());
 }

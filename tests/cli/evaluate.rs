@@ -112,6 +112,11 @@ fn what_cannot_be_scored_is_a_sentence_and_leaves_nothing() {
     says(&["--run", "absent"], "absent holds no run: it has no config.json");
     says(&["--size", "97"], "97");
 
+    let inside = refused(evaluate(&place, &["--size", "192", "--quiet", "--out", "data/scores"]));
+    assert_eq!(inside, "data/scores lies in the data set data; choose a folder outside of it");
+    let inside = coronet(&place, "train", &["data", "--out", "data/run", "--device", "cpu"]);
+    assert_eq!(refused(inside), "data/run lies in the data set data; choose a folder outside of it");
+
     train(&place, "run", "1", &["--all"]);
     says(&["--run", "run"], "the run in run learned from everything");
     std::fs::write(place.at("run/config.json"), "{").unwrap();
