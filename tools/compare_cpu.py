@@ -35,7 +35,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from contenders import Contender, build_example, enter_venv, machine, provenance
+from contenders import Contender, build_example, enter_venv, machine, print_machine, provenance
 
 CONTENDERS = {"coronet": "Coronet", "torch": "PyTorch", "onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
 WARM_UP_FRAMES = 3
@@ -239,10 +239,7 @@ def compare(arguments: argparse.Namespace) -> int:
             for contender in contenders:
                 contender.end()
 
-    load = here["load_average_before"]
-    print(f"{here['cpu']}, {arguments.threads} of {here['cores']} cores, load {load:.1f} before the start")
-    if load > 0.5:
-        print("the machine was not idle: the times mean little, least of all PyTorch's, whose threads spin")
+    print_machine(here, arguments.threads)
     print(
         f"one frame of cenet3d w={arguments.width} {arguments.stem} N={arguments.n}, {arguments.size}x{arguments.size}, "
         f"fp32; {arguments.rounds} alternating rounds; outputs against float64, bound {AGREEMENT_BOUND:.0e}\n"

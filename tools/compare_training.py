@@ -28,7 +28,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from contenders import Contender, build_example, enter_venv, machine, provenance
+from contenders import Contender, build_example, enter_venv, machine, print_machine, provenance
 
 CONTENDERS = {"coronet": "Coronet", "torch": "PyTorch", "torch-channels-last": "PyTorch, channels last"}
 PACKAGES = ("numpy", "torch")
@@ -158,10 +158,7 @@ def compare(arguments: argparse.Namespace) -> int:
             for contender in contenders:
                 contender.end()
 
-    load = here["load_average_before"]
-    print(f"{here['cpu']}, {arguments.threads} of {here['cores']} cores, load {load:.1f} before the start")
-    if load > 0.5:
-        print("the machine was not idle: the times mean little, least of all PyTorch's, whose threads spin")
+    print_machine(here, arguments.threads)
     print(
         f"one training step of cenet3d w={arguments.width} {arguments.stem} N={arguments.n}, batch {arguments.batch} of "
         f"{arguments.size}x{arguments.size}, fp32; {arguments.rounds} alternating rounds; the first {COMPARED_STEPS} "

@@ -140,6 +140,14 @@ def machine() -> dict:
     }
 
 
+def print_machine(here: dict, threads: int) -> None:
+    """The machine as a line, and a warning where its times mean little."""
+    load = here["load_average_before"]
+    print(f"{here['cpu']}, {threads} of {here['cores']} cores, load {load:.1f} before the start")
+    if load > 0.5:
+        print("the machine was not idle: the times mean little, least of all PyTorch's, whose threads spin")
+
+
 def versions(packages: Iterable[str]) -> dict[str, str]:
     """Of Python packages, Coronet, Python and the compiler."""
     found = {name: metadata.version(name) for name in packages}
