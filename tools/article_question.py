@@ -20,69 +20,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import random
 import statistics
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+from studies import Study, cell, interval
+
 METRICS = ("iou", "dice", "sensitivity", "specificity", "accuracy")
 NEIGHBOURS = (0, 1, 2, 3)
-RESAMPLES, CONFIDENCE = 2000, 0.95
 PATIENTS_TO_LEARN_FROM, PATIENTS_TO_TEST_ON = 301, 401  # the phantom's seeds
-
-
-def program() -> str:
-    """Coronet's release build."""
-    if "CORONET" in os.environ:
-        return os.environ["CORONET"]
-    subprocess.run(["cargo", "build", "--release", "--locked"], cwd=ROOT, check=True)
-    return str(Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release" / "coronet")
-
-
-def draw(coronet: str, folder: Path, clips: int, seed: int, arguments: argparse.Namespace) -> None:
-    done = folder / ".done"
-    if done.exists():
-        return
-    options = ["--frames", arguments.frames, "--fps", 15, "--start", 0.9, "--dose", arguments.dose]
-    command = [coronet, "phantom", folder, "--preset", "reference", "--clips", clips, "--seed", seed, *options]
-    subprocess.run([*map(str, command), "--no-video", "--overwrite", "--quiet"], check=True)
-    done.touch()
-
-
-def train(coronet: str, data: Path, run: Path, neighbours: int, seed: int, arguments: argparse.Namespace) -> None:
-    done = run / ".done"
-    if done.exists():
-        return
-    command = [coronet, "train", data, "--out", run]
-    if (run / "config.json").exists():
-        command += ["--resume"]
-    else:
-        command += ["--all", "--preset", "better", "--width", arguments.width, "--stem", "half", "--n", neighbours]
-        command += ["--size", arguments.size, "--epochs", arguments.epochs, "--rate", arguments.rate, "--seed", seed]
-    run.parent.mkdir(parents=True, exist_ok=True)
-    subprocess.run(list(map(str, command)), check=True)
-    done.touch()
-
-
-def score(coronet: str, data: Path, run: Path, out: Path, size: int) -> dict[str, dict[str, float]]:
-    """Means over each test patient's frames, with post-processing."""
-    document = out / "evaluation.json"
-    if not document.exists():
-        weights = ["--weights", run / "last.safetensors", "--size", size, "--out", out, "--quiet"]
-        subprocess.run(list(map(str, [coronet, "evaluate", data, *weights])), check=True)
-    return {clip["clip"]: clip["post_processed"] for clip in json.loads(document.read_text())["clips"]}
-
-
-def interval(values: list[float]) -> tuple[float, float, float]:
-    """Mean and percentile bootstrap over patients."""
-    draws = random.Random(0)
-    means = sorted(statistics.fmean(draws.choices(values, k=len(values))) for _ in range(RESAMPLES))
-    tail = round((1 - CONFIDENCE) / 2 * (RESAMPLES - 1))
-    return statistics.fmean(values), means[tail], means[-1 - tail]
 
 
 def rows_of(scores: dict[int, dict[int, dict[str, dict[str, float]]]]) -> list[dict]:
@@ -106,10 +53,6 @@ def rows_of(scores: dict[int, dict[int, dict[str, dict[str, float]]]]) -> list[d
 
 
 def table(rows: list[dict]) -> str:
-    def cell(value: tuple[float, float, float], sign: str = "") -> str:
-        mean, low, high = (f"{number:{sign}.4f}" for number in value)
-        return f"{mean} ({low} to {high})"
-
     lines = ["| N | IoU | Dice | sensitivity | specificity | accuracy | Dice between seeds | Dice beyond N = 0 |"]
     lines.append("|---" * 8 + "|")
     for row in rows:
@@ -136,28 +79,26 @@ def main() -> int:
     arguments = parser.parse_args()
     if len(set(arguments.seeds)) != len(arguments.seeds):
         parser.error("a seed stands there twice")
-    folder, coronet = arguments.folder, program()
-    folder.mkdir(parents=True, exist_ok=True)
     settings = {key: value for key, value in vars(arguments).items() if key != "folder"}
-    kept = folder / "settings.json"
     # More seeds may come later; everything else decides what lies there.
-    fixed = {key: value for key, value in settings.items() if key != "seeds"}
-    if kept.exists() and json.loads(kept.read_text()) != fixed:
-        sys.exit(f"{folder} holds runs with other settings, see settings.json; choose another folder")
-    kept.write_text(json.dumps(fixed, indent=2) + "\n")
-    learned, tested = folder / "data" / "learned", folder / "data" / "tested"
-    draw(coronet, learned, arguments.clips, PATIENTS_TO_LEARN_FROM, arguments)
-    draw(coronet, tested, arguments.test_clips, PATIENTS_TO_TEST_ON, arguments)
+    study = Study(arguments.folder, {key: value for key, value in settings.items() if key != "seeds"})
+    clips = ["--preset", "reference", "--frames", arguments.frames, "--fps", 15, "--start", 0.9, "--dose", arguments.dose]
+    study.draw("learned", *clips, "--clips", arguments.clips, "--seed", PATIENTS_TO_LEARN_FROM)
+    study.draw("tested", *clips, "--clips", arguments.test_clips, "--seed", PATIENTS_TO_TEST_ON)
+    recipe = ["--all", "--preset", "better", "--width", arguments.width, "--stem", "half", "--size", arguments.size]
+    recipe += ["--epochs", arguments.epochs, "--rate", arguments.rate]
     scores: dict = {n: {} for n in NEIGHBOURS}
     # Seed by seed, so that what there is after a while compares all N.
     for seed in arguments.seeds:
         for n in NEIGHBOURS:
             name = f"n{n}-seed{seed}"
-            train(coronet, learned, folder / "runs" / name, n, seed, arguments)
-            scores[n][seed] = score(coronet, tested, folder / "runs" / name, folder / "scores" / name, arguments.size)
+            study.train(name, "learned", *recipe, "--n", n, "--seed", seed)
+            weights = study.run(name) / "last.safetensors"
+            evaluation = study.score(name, "tested", "--weights", weights, "--size", arguments.size)
+            scores[n][seed] = {clip["clip"]: clip["post_processed"] for clip in evaluation["clips"]}
     rows = rows_of(scores)
-    (folder / "table.md").write_text(table(rows))
-    (folder / "table.json").write_text(json.dumps({"settings": settings, "rows": rows}, indent=2) + "\n")
+    (study.folder / "table.md").write_text(table(rows))
+    (study.folder / "table.json").write_text(json.dumps({"settings": settings, "rows": rows}, indent=2) + "\n")
     print(table(rows), end="")
     return 0
 

@@ -1,7 +1,7 @@
 //! Windows and masks in batches, read ahead by threads, the same whatever their number.
 
-use super::{Augmentation, Recipe};
-use crate::dataset::{Dataset, FrameId, Section};
+use super::{Augmentation, Recipe, Settings};
+use crate::dataset::{Dataset, FrameId, Section, Split};
 use crate::error::{Error, Result};
 use crate::media::{BilinearResize, Colour, FramePreparer, Size};
 use crate::model::Config;
@@ -11,13 +11,34 @@ use std::sync::mpsc::sync_channel;
 
 /// What a step learns from.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Batch {
-    /// `[batch, channels, 2N+1, height, width]`.
+pub struct Batch {
+    /// Frames `[batch, channels, 2N+1, height, width]`, values as a network takes them.
     pub window: Vec<f32>,
-    /// `[batch, 1, height, width]`, 0 or 1.
+    /// Vessel `[batch, 1, height, width]`, 0 or 1.
     pub mask: Vec<f32>,
-    /// The middle frames, for messages.
+    /// The files of the middle frames.
     pub names: Vec<String>,
+}
+
+/// Shows `each` what [`train`](super::train) does with these settings: for every step, from the first to the last, the
+/// learning rate and the batch. `workers` threads read ahead.
+///
+/// # Errors
+/// [`Error::Media`] and [`Error::Io`] when a file cannot be read; those of `each`.
+pub fn for_each_batch(
+    dataset: &Dataset,
+    split: &Split,
+    config: Config,
+    settings: &Settings,
+    workers: usize,
+    mut each: impl FnMut(f32, &Batch) -> Result<()>,
+) -> Result<()> {
+    settings.recipe.check()?;
+    let batches = Batches::new(dataset, &split.train, config, &settings.recipe, settings.seed);
+    let steps = batches.steps();
+    batches.read_ahead(0, workers, |next| {
+        (0..steps).try_for_each(|step| each(settings.recipe.rate_at(step, steps), &next()?))
+    })
 }
 
 /// The samples of a training set and the order in which they come.
@@ -261,6 +282,28 @@ mod tests {
             found.filter(|(n, _)| n.ends_with(name)).map(|(_, window)| window.to_vec()).next().unwrap()
         };
         assert_ne!(first("clip1/frames/0002.png", 0), first("clip1/frames/0002.png", 4));
+    }
+
+    #[test]
+    fn what_a_run_learns_from_can_be_seen_with_its_rates() {
+        let fixture = clips(&[3, 4]);
+        let settings = Settings { recipe: recipe(4, 3), split: SplitChoice::All, seed: 5 };
+        let config = Config::new(4, Stem::Half, 1, 1).unwrap();
+        let (mut rates, mut seen) = (Vec::new(), Vec::new());
+        for_each_batch(&fixture.dataset, &fixture.split, config, &settings, 2, |rate, batch| {
+            rates.push(rate);
+            seen.push(batch.clone());
+            Ok(())
+        })
+        .unwrap();
+        assert_eq!(seen, all(&fixture.batches(&settings.recipe), 0, 1));
+        assert_eq!(rates, (0..6).map(|step| settings.recipe.rate_at(step, 6)).collect::<Vec<_>>());
+        let mut steps = 0;
+        let stopped = for_each_batch(&fixture.dataset, &fixture.split, config, &settings, 2, |_, _| {
+            steps += 1;
+            Err(Error::Interrupted)
+        });
+        assert!(matches!(stopped, Err(Error::Interrupted)) && steps == 1);
     }
 
     /// Frame i of the fixture is all 10 i, and its label has i pixels of vessel.

@@ -14,6 +14,7 @@ mod run_folder;
 mod tensorboard;
 
 pub use augment::Augmentation;
+pub use batches::{Batch, for_each_batch};
 pub use configuration::{Configuration, Start};
 pub use recipe::{Preset, Recipe, Schedule};
 pub use report::{Epoch, StepReport};
@@ -30,7 +31,7 @@ use crate::post::{MinimumArea, PostProcessing};
 use crate::program::{Placement, Program};
 use crate::segment::EngineNetwork;
 use crate::weights::Weights;
-use batches::{Batch, Batches};
+use batches::Batches;
 use report::{Progress, Sums};
 use std::fmt::Write as _;
 use std::path::PathBuf;

@@ -1,0 +1,229 @@
+#!/usr/bin/env python3
+"""Coronet beside PyTorch: what the same network has learned from the same samples, on frames that it has not seen.
+
+    tools/compare_accuracy.py FOLDER                       stills (five folds) and phantom clips
+    tools/compare_accuracy.py FOLDER --only phantom
+    tools/compare_accuracy.py FOLDER --pretrained W        and Coronet once more on the stills, from weights W
+
+Installs what it needs by itself: Python packages into .venv (or $CORONET_VENV), Coronet's release build.
+
+Method. Coronet trains with the preset `better`. PyTorch starts from the same weights and takes the same steps: its batches,
+augmented, and its rates come from tools/batch_server.rs, which reads Coronet's run; loss and optimiser are PyTorch's own
+(AdamW). Both sides' last weights are scored by `coronet evaluate` on the frames left out: Dice with the usual
+post-processing, mean over frames, with the interval of a bootstrap over clips; the difference is taken clip by clip.
+Folds consist of whole clips. The exit status is 1 where Coronet's mean lies more than 0.01 below PyTorch's.
+
+`stills` are 40 real angiograms (--stills, by default ../shared/data/coronary_stills), clips of one frame each; `phantom`
+are clips of the preset `reference`, a fifth of them left out. FOLDER takes data, runs and scores; what is there is not done
+again, and a run of Coronet's that was stopped goes on. CORONET and BATCH_SERVER name prebuilt programs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from contenders import build_example, enter_venv, machine, print_machine, provenance
+from studies import ROOT, Study, cell, interval
+
+PACKAGES = ("numpy", "torch")
+FOLDS = 5
+ALLOWED_DEFICIT = 0.01
+PHANTOM_SEED = 501
+TITLES = {"coronet": "Coronet", "torch": "PyTorch", "pretrained": "Coronet, from other weights"}
+
+
+@dataclass(frozen=True)
+class Question:
+    """A data set, the folds that are tested and how long to learn."""
+
+    data: str
+    folds: range
+    size: int
+    epochs: int
+
+
+def learn(folder: Path) -> None:
+    """PyTorch's part: the run in `folder`/config.json, to `folder`/last.safetensors."""
+    import numpy as np
+    import torch
+    import torch.nn.functional as F
+    from golden import network_of, read_file
+    from reference_network import dice_loss
+    from safetensors.torch import save_file
+
+    server = os.environ["BATCH_SERVER"]
+    first = folder / "first.safetensors"
+    stream = subprocess.Popen([server, "--run", folder, "--weights", first], stdout=subprocess.PIPE)
+    header = json.loads(stream.stdout.readline())
+    recipe, shapes = header["recipe"], (header["window"], header["mask"])
+    if recipe["objective"] != {"rho": 0.0, "background": 0.0, "cross_entropy": 1.0}:
+        sys.exit(f"PyTorch's side knows the loss of the preset `better` only, not {recipe['objective']}")
+    tensors, metadata = read_file(first)
+    network = network_of(tensors, torch.float32).train()
+    for module in network.modules():
+        if isinstance(module, torch.nn.Conv2d | torch.nn.ConvTranspose2d):
+            module.to(memory_format=torch.channels_last)  # the quicker of its formats
+    adam = recipe["optimizer"]
+    optimizer = torch.optim.AdamW(
+        network.parameters(),
+        betas=(adam["beta1"], adam["beta2"]),
+        eps=adam["epsilon"],
+        weight_decay=adam["weight_decay"],
+    )
+    length = 4 * (1 + sum(map(int, map(np.prod, shapes))))
+    steps, begun = 0, time.perf_counter()
+    while data := stream.stdout.read(length):
+        numbers = torch.from_numpy(np.frombuffer(data, "<f4").copy())
+        window, mask = numbers[1:].split([int(np.prod(shape)) for shape in shapes])
+        for group in optimizer.param_groups:
+            group["lr"] = float(numbers[0])
+        optimizer.zero_grad(set_to_none=True)
+        logits, probability = network.outputs(window.view(shapes[0]))
+        mask = mask.view(shapes[1])
+        loss = dice_loss(probability, mask) + F.binary_cross_entropy_with_logits(logits, mask)
+        loss.backward()
+        optimizer.step()
+        steps += 1
+        if steps % 50 == 0:
+            print(f"  step {steps}: loss {loss.item():.4f}, {time.perf_counter() - begun:.0f} s", flush=True)
+    if stream.wait():
+        sys.exit(f"{server} ended with status {stream.returncode}")
+    trained = {name: tensor.detach().contiguous() for name, tensor in network.state_dict().items()}
+    save_file(trained, folder / "last.safetensors", metadata=metadata)
+
+
+def learn_elsewhere(ours: Path, theirs: Path, threads: int) -> None:
+    """The same run in PyTorch, in a process of its own; the folder is there when it is complete."""
+    if theirs.exists():
+        return
+    unfinished = theirs.with_name(theirs.name + ".unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir()
+    for name in ("config.json", "split.json"):
+        shutil.copy(ours / name, unfinished / name)
+    print(f"PyTorch: {theirs.name}", flush=True)
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
+    command = [sys.executable, __file__, "--learn", unfinished, unfinished]
+    if subprocess.run(command, env=environment, check=False).returncode:
+        sys.exit(1)
+    unfinished.rename(theirs)
+
+
+def answer(study: Study, name: str, question: Question, arguments: argparse.Namespace) -> dict[str, dict]:
+    """What each contender's evaluation says."""
+    contenders = ["coronet", "torch"]
+    network = ["--width", arguments.width, "--stem", "half", "--n", arguments.n]
+    starts = {"coronet": network}
+    if arguments.pretrained and name == "stills":
+        contenders.append("pretrained")
+        starts["pretrained"] = ["--init", arguments.pretrained.resolve()]
+    for fold in question.folds:
+        recipe = ["--preset", "better", "--size", question.size, "--epochs", question.epochs, "--seed", arguments.seed]
+        recipe += ["--folds", FOLDS, "--fold", fold]
+        for contender, start in starts.items():
+            study.train(f"{name}-{contender}-{fold}", question.data, *start, *recipe)
+        ours, theirs = (study.run(f"{name}-{contender}-{fold}") for contender in ("coronet", "torch"))
+        learn_elsewhere(ours, theirs, arguments.threads)
+    evaluations = {}
+    for contender in contenders:
+        runs = [word for fold in question.folds for word in ("--run", study.run(f"{name}-{contender}-{fold}"))]
+        evaluations[contender] = study.score(f"{name}-{contender}", question.data, *runs)
+    return evaluations
+
+
+def report(name: str, evaluations: dict[str, dict]) -> tuple[dict, bool]:
+    """Prints a table; returns its numbers and whether Coronet holds up."""
+
+    def dice(contender: str) -> list[float]:
+        return [clip["post_processed"]["dice"] for clip in sorted(evaluations[contender]["clips"], key=lambda c: c["clip"])]
+
+    theirs = dice("torch")
+    rows = {}
+    print(f"\n{name}: Dice of {len(theirs)} clips left out, mean and 95 % interval over clips\n")
+    print(f"{'':<28} {'Dice':<28} beyond PyTorch, clip by clip")
+    for contender in evaluations:
+        values = dice(contender)
+        beyond = interval([ours - their for ours, their in zip(values, theirs, strict=True)])
+        rows[contender] = {"dice": interval(values), "beyond_torch": beyond, "clips": values}
+        print(f"{TITLES[contender]:<28} {cell(interval(values)):<28} {'' if contender == 'torch' else cell(beyond, '+')}")
+    holds = statistics.fmean(dice("coronet")) >= statistics.fmean(theirs) - ALLOWED_DEFICIT
+    if not holds:
+        print(f"Coronet is more than {ALLOWED_DEFICIT} BELOW PyTorch")
+    return rows, holds
+
+
+def stills(study: Study, folder: Path) -> None:
+    """The stills as clips of one frame."""
+    images = sorted(folder.glob("[0-9][0-9].png"))
+    if not images:
+        sys.exit(f"{folder} holds no stills (NN.png and NN_mask.png); --stills names another folder, --only phantom needs none")
+    for image in images:
+        name = f"still-{image.stem}"
+        if not (study.data("stills") / name).exists():
+            labels = image.with_name(f"{image.stem}_mask.png")
+            out = ["--out", study.data("stills"), "--quiet"]
+            study.coronet("dataset", "extract", image, "--labels", labels, "--name", name, *out)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--only", choices=("stills", "phantom"), help="one of the two questions")
+    parser.add_argument("--pretrained", type=Path, metavar="W", help="weights from which Coronet learns the stills once more")
+    parser.add_argument("--stills", type=Path, default=ROOT / "../shared/data/coronary_stills", metavar="DIR")
+    parser.add_argument("--width", type=int, default=16, help="base width w of the network (default 16)")
+    parser.add_argument("--n", type=int, default=1, help="neighbouring frames on each side (default 1)")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--still-epochs", type=int, default=60, help="epochs on the stills (default 60)")
+    parser.add_argument("--still-size", type=int, default=304, help="side of the square the network sees (default 304)")
+    parser.add_argument("--clips", type=int, default=40, help="phantom clips (default 40)")
+    parser.add_argument("--frames", type=int, default=8, help="frames of each (default 8)")
+    parser.add_argument("--phantom-epochs", type=int, default=20, help="epochs on the phantom (default 20)")
+    parser.add_argument("--phantom-size", type=int, default=304, help="(default 304)")
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="PyTorch's; default: every core")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write a record")
+    parser.add_argument("--learn", type=Path, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if min(arguments.still_epochs, arguments.phantom_epochs, arguments.threads) < 1 or arguments.clips < FOLDS:
+        parser.error(f"epochs and threads are at least 1, clips at least {FOLDS}")
+    enter_venv()
+    if arguments.learn:
+        learn(arguments.learn)
+        return 0
+    here = machine()
+    kept = ("width", "n", "seed", "still_epochs", "still_size", "clips", "frames", "phantom_epochs", "phantom_size")
+    settings = {name: getattr(arguments, name) for name in kept}
+    study = Study(arguments.folder, settings | {"pretrained": arguments.pretrained and str(arguments.pretrained.resolve())})
+    if "BATCH_SERVER" not in os.environ:
+        os.environ["BATCH_SERVER"] = build_example("batch_server")
+    questions = {}
+    if arguments.only != "phantom":
+        stills(study, arguments.stills)
+        questions["stills"] = Question("stills", range(FOLDS), arguments.still_size, arguments.still_epochs)
+    if arguments.only != "stills":
+        clips = ["--preset", "reference", "--clips", arguments.clips, "--frames", arguments.frames]
+        study.draw("phantom", *clips, "--fps", 7.5, "--start", 0.9, "--seed", PHANTOM_SEED)
+        questions["phantom"] = Question("phantom", range(1), arguments.phantom_size, arguments.phantom_epochs)
+    evaluations = {name: answer(study, name, question, arguments) for name, question in questions.items()}
+    print_machine(here, arguments.threads)
+    rows, all_hold = {}, True
+    for name in questions:
+        rows[name], holds = report(name, evaluations[name])
+        all_hold &= holds
+    if arguments.json:
+        record = provenance(PACKAGES, here) | {"settings": settings, "questions": rows}
+        arguments.json.write_text(json.dumps(record, indent=2) + "\n")
+    return 0 if all_hold else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
