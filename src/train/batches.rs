@@ -189,6 +189,7 @@ impl SampleReader<'_> {
                         for plane in planes.chunks_exact_mut(area) {
                             let mut moved = change.moved(plane, side);
                             change.toned(&mut moved);
+                            change.covered(&mut moved, side);
                             plane.copy_from_slice(&moved);
                         }
                     }
@@ -203,6 +204,7 @@ impl SampleReader<'_> {
         let mut mask = self.dataset.read_label(id)?.shares(resize)?;
         if let Some(change) = &change {
             mask = change.moved(&mask, side);
+            change.uncovered(&mut mask, side);
         }
         batch.mask.extend(mask.into_iter().map(|share| if share >= 0.5 { 1.0 } else { 0.0 }));
         batch.names.push(self.dataset.frame(id).path.display().to_string());
