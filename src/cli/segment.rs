@@ -26,7 +26,7 @@ pub struct Arguments {
     #[arg(value_hint = ValueHint::AnyPath)]
     input: PathBuf,
 
-    /// The network's weights, safetensors; without it the small demonstration network that Coronet carries along
+    /// The network's weights, safetensors; without it the network that Coronet carries along
     #[arg(long, value_name = "W", value_hint = ValueHint::FilePath)]
     weights: Option<PathBuf>,
 

@@ -73,11 +73,11 @@ fn without_weights_the_embedded_ones_are_used_and_named() {
     command.current_dir(place.path()).arg("segment").arg(&clip).args(["--out", "out", "--size", "192"]);
     let run = command.assert().success();
     let err = String::from_utf8(run.get_output().stderr.clone()).unwrap();
-    assert!(err.starts_with("coronet: no --weights: using the demonstration weights"), "{err}");
+    assert!(err.starts_with("coronet: no --weights: using the weights that Coronet carries along"), "{err}");
     assert!(err.contains("not for clinical use"), "{err}");
     let summary: serde_json::Value = serde_json::from_slice(&fs::read(place.at("out/summary.json")).unwrap()).unwrap();
-    assert!(summary["network"]["weights"].as_str().unwrap().starts_with("demonstration weights"));
+    assert!(summary["network"]["weights"].as_str().unwrap().starts_with("weights that Coronet carries along"));
 
     let other = place.segment(&clip, 1, &place.at("other")).assert().success();
-    assert!(!String::from_utf8(other.get_output().stderr.clone()).unwrap().contains("demonstration"));
+    assert!(!String::from_utf8(other.get_output().stderr.clone()).unwrap().contains("carries along"));
 }
