@@ -81,7 +81,7 @@ def learn(folder: Path) -> None:
     )
     length = 4 * (1 + sum(map(int, map(np.prod, shapes))))
     steps, begun = 0, time.perf_counter()
-    while data := stream.stdout.read(length):
+    while len(data := stream.stdout.read(length)) == length:
         numbers = torch.from_numpy(np.frombuffer(data, "<f4").copy())
         window, mask = numbers[1:].split([int(np.prod(shape)) for shape in shapes])
         for group in optimizer.param_groups:
