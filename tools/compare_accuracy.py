@@ -31,7 +31,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from contenders import build_example, enter_venv, machine, print_machine, provenance
+from contenders import build_example, enter_venv, machine, provenance
 from studies import ROOT, Study, cell, interval
 
 PACKAGES = ("numpy", "torch")
@@ -63,15 +63,19 @@ def learn(folder: Path) -> None:
     server = os.environ["BATCH_SERVER"]
     first = folder / "first.safetensors"
     stream = subprocess.Popen([server, "--run", folder, "--weights", first], stdout=subprocess.PIPE)
-    header = json.loads(stream.stdout.readline())
+    line = stream.stdout.readline()
+    if not line:
+        sys.exit(f"{server} ended with status {stream.wait()}")
+    header = json.loads(line)
     recipe, shapes = header["recipe"], (header["window"], header["mask"])
     if recipe["objective"] != {"rho": 0.0, "background": 0.0, "cross_entropy": 1.0}:
         sys.exit(f"PyTorch's side knows the loss of the preset `better` only, not {recipe['objective']}")
     tensors, metadata = read_file(first)
     network = network_of(tensors, torch.float32).train()
-    for module in network.modules():
-        if isinstance(module, torch.nn.Conv2d | torch.nn.ConvTranspose2d):
-            module.to(memory_format=torch.channels_last)  # the quicker of its formats
+    if network.configuration.width >= 16:  # with w = 8 PyTorch 2.15 damages its heap in this format, the quicker of the two
+        for module in network.modules():
+            if isinstance(module, torch.nn.Conv2d | torch.nn.ConvTranspose2d):
+                module.to(memory_format=torch.channels_last)
     adam = recipe["optimizer"]
     optimizer = torch.optim.AdamW(
         network.parameters(),
@@ -82,13 +86,14 @@ def learn(folder: Path) -> None:
     length = 4 * (1 + sum(map(int, map(np.prod, shapes))))
     steps, begun = 0, time.perf_counter()
     while len(data := stream.stdout.read(length)) == length:
-        numbers = torch.from_numpy(np.frombuffer(data, "<f4").copy())
-        window, mask = numbers[1:].split([int(np.prod(shape)) for shape in shapes])
+        numbers = np.frombuffer(data, "<f4")
+        window, mask = np.split(numbers[1:], [np.prod(shapes[0])])
+        # Copies, for tensors that begin where PyTorch's kernels like them to.
+        window, mask = (torch.from_numpy(part.reshape(s).copy()) for part, s in zip((window, mask), shapes, strict=True))
         for group in optimizer.param_groups:
             group["lr"] = float(numbers[0])
         optimizer.zero_grad(set_to_none=True)
-        logits, probability = network.outputs(window.view(shapes[0]))
-        mask = mask.view(shapes[1])
+        logits, probability = network.outputs(window)
         loss = dice_loss(probability, mask) + F.binary_cross_entropy_with_logits(logits, mask)
         loss.backward()
         optimizer.step()
@@ -214,7 +219,6 @@ def main() -> int:
         study.draw("phantom", *clips, "--fps", 7.5, "--start", 0.9, "--seed", PHANTOM_SEED)
         questions["phantom"] = Question("phantom", range(1), arguments.phantom_size, arguments.phantom_epochs)
     evaluations = {name: answer(study, name, question, arguments) for name, question in questions.items()}
-    print_machine(here, arguments.threads)
     rows, all_hold = {}, True
     for name in questions:
         rows[name], holds = report(name, evaluations[name])
