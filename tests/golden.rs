@@ -252,7 +252,7 @@ mod emulated {
     }
 
     #[test]
-    #[ignore = "takes a minute: three steps run otherwise"]
+    #[ignore = "takes minutes: three steps run otherwise"]
     fn ten_steps_of_sgd_give_the_golden_losses_on_the_emulated_gpu() {
         check_steps_of_sgd(&CudaDevice::new(EmulatedDriver::new(Schedule::ALL[2])), 10);
     }
