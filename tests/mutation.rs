@@ -1,7 +1,13 @@
-//! What mutation testing breaks, see `tools/mutation/main.rs`: the exact mutants of small texts.
+//! What mutation testing breaks, see `tools/mutation/main.rs`: the exact mutants of small texts, and the kernels that
+//! they count for.
 
+#[path = "../tools/mutation/kernels.rs"]
+mod kernels;
 #[path = "../tools/mutation/mutants.rs"]
 mod mutants;
+
+use kernels::Kernels;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What the mutants make of a text's only line.
 fn of(line: &str) -> Vec<String> {
@@ -81,4 +87,103 @@ fn a_mutant_knows_its_line_and_makes_the_whole_file() {
     let [mutant] = &mutants::mutants("some.cu", text)[..] else { panic!("one mutant") };
     assert_eq!((mutant.line_number, mutant.line.as_str()), (2, "int b = 2 / a;  // half"));
     assert_eq!(mutant.apply(text), "int a = 1;\n    int b = 2 * a;  // half\n");
+}
+
+#[test]
+fn a_mutant_counts_for_the_kernels_that_come_to_its_place() {
+    let main = r#"
+#include "parts.cuh"
+
+namespace {
+
+constexpr int THREADS = 2 * 128;  // of a block, of all but second
+
+/// first calls this
+template <class T>
+__device__ T helper(T x) {
+    return deeper(x) + 1;
+}
+
+__device__ float unused(float x) { return x - 3; }
+
+}  // namespace
+
+extern "C" __global__ void __launch_bounds__(THREADS)
+    first(const float* x, float* y) {
+    y[0] = helper(x[0]) * 5;
+}
+
+/// y = second of first
+extern "C" __global__ void second(float* y) { y[0] += COUNT; }
+
+WRITTEN_KERNEL(third, Half, 64)
+WRITTEN_KERNEL(fourth, Whole, 32)
+"#;
+    let parts = r#"
+struct Half {
+    int bits;
+};
+template <class T>
+struct Unit;
+template <>
+struct Unit<Half> {
+    int of(int a) { return a / 7; }
+};
+template <>
+struct Unit<Whole> {
+    int of(int a) { return a / 9; }
+};
+#if CORONET_ARCH >= 80
+inline float deeper(float x) { return x % 11; }
+#else
+inline float deeper(float x) { return x; }
+#endif
+inline constexpr int COUNT = 12 + 1;
+#define WRITTEN_KERNEL(NAME, TYPE, ROWS)                  \
+    extern "C" __global__ void __launch_bounds__(THREADS) \
+        NAME(const float* x) { Unit<TYPE>().of(ROWS); }
+"#;
+    let texts = [("main.cu", main), ("parts.cuh", parts)].map(|(name, text)| (name.to_owned(), text.to_owned()));
+    let texts = BTreeMap::from(texts);
+    let kernels = Kernels::of("main.cu", &texts);
+    let at = |word: &str| {
+        let mut found = texts.iter().filter_map(|(file, text)| Some(kernels.at(file, text.find(word)?)));
+        found.next().unwrap_or_else(|| panic!("no text has {word}"))
+    };
+    assert_eq!(at("* 5"), ["first"]);
+    assert_eq!(at("+ 1;"), ["first"]);
+    assert_eq!(at("% 11"), ["first"]);
+    assert_eq!(at("- 3"), [""; 0]);
+    assert_eq!(at("+= COUNT"), ["second"]);
+    assert_eq!(at("12 + 1"), ["second"]);
+    assert_eq!(at("2 * 128"), ["first", "fourth", "third"]);
+    assert_eq!(at("a / 7"), ["third"]);
+    assert_eq!(at("a / 9"), ["fourth"]);
+}
+
+#[test]
+fn every_mutant_of_our_kernels_counts_for_one_at_least_and_every_kernel_has_some() {
+    let mut texts = BTreeMap::new();
+    for entry in std::fs::read_dir("kernels").unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_str().unwrap();
+        if path.is_file() && !name.starts_with("conformance") {
+            texts.insert(name.to_owned(), std::fs::read_to_string(&path).unwrap());
+        }
+    }
+    let mut kernels = Kernels::default();
+    texts.keys().filter(|name| name.ends_with(".cu")).for_each(|name| kernels.extend(Kernels::of(name, &texts)));
+    let mut with_mutants = BTreeSet::new();
+    for (file, text) in &texts {
+        for mutant in mutants::mutants(file, text) {
+            let of = kernels.at(file, mutant.span.start);
+            assert!(!of.is_empty(), "{file}:{}: {}", mutant.line_number, mutant.mutated);
+            with_mutants.extend(of);
+        }
+    }
+    let heads = texts.values().map(|text| text.matches("extern \"C\" __global__").count()).sum::<usize>();
+    let by_macro = texts.values().map(|text| text.matches("\nCONV_").count()).sum::<usize>();
+    assert_eq!(with_mutants.len(), heads - 3 + by_macro, "three heads are in macros");
+    let head = texts["conv.cu"].find(" conv_filter_grad(").unwrap();
+    assert_eq!(kernels.at("conv.cu", head), ["conv_filter_grad"]);
 }

@@ -1,11 +1,14 @@
 //! Mutation testing of `kernels/`: breaks one thing at a time and asks whether the verification cases notice.
 //! `cargo run --example mutation --no-default-features --features emulator -- [--sample N] [--file NAME] [--line TEXT]`.
 //!
-//! A mutant is killed when, on the emulated GPU, a check of an operator that uses the kernel fails, or the emulator
-//! reports a problem, or bits differ between schedules, or (asked last, because it is slow) the build that looks for
-//! races and undefined behaviour reports one. Those that survive are explained in `survivors.json`, or the run fails.
+//! A mutant is killed when, on the emulated GPU, a check of an operator that uses the kernel fails (of the kernels around
+//! the network: a comparison of `tests/frames`), or the emulator reports a problem, or bits differ between schedules, or
+//! (asked last, because it is slow) the build that looks for races and undefined behaviour reports one. Those that survive are explained in `survivors.json`, or the run fails.
 
 mod compiler;
+#[path = "../../tests/frames/checks.rs"]
+mod frames;
+mod kernels;
 mod mutants;
 mod report;
 mod runs;
@@ -13,6 +16,7 @@ mod survivors;
 
 use clap::Parser;
 use compiler::{Build, Compiler, Library, Result};
+use kernels::{Kernels, included};
 use mutants::Mutant;
 use report::{Fate, Report};
 use runs::{Answer, Order, Run, Task};
@@ -94,6 +98,8 @@ fn test(arguments: &Arguments) -> Result<bool> {
         println!("{} mutants", chosen.len());
         return Ok(true);
     }
+    let mut kernels = Kernels::default();
+    texts.keys().filter(|name| name.ends_with(".cu")).for_each(|name| kernels.extend(Kernels::of(name, &texts)));
     let bench = Bench::new(&texts)?;
     let done = AtomicUsize::new(0);
     let fates = in_parallel(&chosen, |mutant| {
@@ -102,7 +108,7 @@ fn test(arguments: &Arguments) -> Result<bool> {
         println!("{number}/{} {}:{}: {fate}: {}", chosen.len(), mutant.file, mutant.line_number, mutant.mutated);
         fate
     });
-    let report = Report::new(chosen, fates, explained);
+    let report = Report::new(chosen, fates, explained, kernels);
     if let Some(path) = &arguments.json {
         std::fs::write(path, report.json()?)?;
     }
@@ -111,8 +117,8 @@ fn test(arguments: &Arguments) -> Result<bool> {
     Ok(report.is_good(is_full))
 }
 
-/// Files whose kernels no operator's case launches: tests/conformance.rs and tests/frames.rs do.
-const WITHOUT_CASES: [&str; 3] = ["conformance", "conformance_sm80", "frames"];
+/// Files whose kernels are there for tests/conformance.rs alone, each around a primitive that others use.
+const PROBES: [&str; 2] = ["conformance", "conformance_sm80"];
 
 /// The kernel files and their headers by name.
 fn texts() -> Result<BTreeMap<String, String>> {
@@ -120,8 +126,8 @@ fn texts() -> Result<BTreeMap<String, String>> {
     for entry in std::fs::read_dir("kernels").map_err(|_| "there is no folder kernels/ here")? {
         let path = entry?.path();
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let is_launched_by_cases = !WITHOUT_CASES.contains(&name.split('.').next().unwrap_or_default());
-        if is_launched_by_cases && path.extension().is_some_and(|extension| extension == "cu" || extension == "cuh") {
+        let is_of_the_engine = !PROBES.contains(&name.split('.').next().unwrap_or_default());
+        if is_of_the_engine && path.extension().is_some_and(|extension| extension == "cu" || extension == "cuh") {
             texts.insert(name, std::fs::read_to_string(&path)?);
         }
     }
@@ -285,16 +291,4 @@ impl Bench {
             Answer::Measured(_) => return Err("a judge has measured".into()),
         })
     }
-}
-
-/// A file and all that it includes from `kernels/`.
-fn included(file: &str, texts: &BTreeMap<String, String>) -> Vec<String> {
-    let mut found = vec![file.to_owned()];
-    for line in texts.get(file).map_or("", String::as_str).lines() {
-        let name = line.strip_prefix("#include \"").and_then(|rest| rest.strip_suffix('"'));
-        if let Some(name) = name.filter(|name| texts.contains_key(*name)) {
-            found.extend(included(name, texts));
-        }
-    }
-    found
 }

@@ -1,6 +1,7 @@
 //! What became of the mutants, for people and as JSON.
 
 use crate::compiler::Result;
+use crate::kernels::Kernels;
 use crate::mutants::Mutant;
 use crate::survivors::Explained;
 use std::collections::BTreeMap;
@@ -38,9 +39,10 @@ pub struct Report {
     mutants: Vec<Mutant>,
     fates: Vec<Fate>,
     explained: Vec<Explained>,
+    kernels: Kernels,
 }
 
-/// Of one file, or of all.
+/// Of one kernel, or of all.
 #[derive(Debug, Default, Clone, Copy)]
 struct Count {
     mutants: usize,
@@ -56,8 +58,8 @@ impl Count {
 }
 
 impl Report {
-    pub fn new(mutants: Vec<Mutant>, fates: Vec<Fate>, explained: Vec<Explained>) -> Report {
-        Report { mutants, fates, explained }
+    pub fn new(mutants: Vec<Mutant>, fates: Vec<Fate>, explained: Vec<Explained>, kernels: Kernels) -> Report {
+        Report { mutants, fates, explained, kernels }
     }
 
     fn pairs(&self) -> impl Iterator<Item = (&Mutant, &Fate)> {
@@ -72,26 +74,31 @@ impl Report {
         self.explained.iter().any(|entry| entry.explains(mutant))
     }
 
-    fn counts(&self) -> BTreeMap<&str, Count> {
-        let mut counts: BTreeMap<&str, Count> = BTreeMap::new();
-        for (mutant, fate) in self.pairs() {
-            let count = counts.entry(&mutant.file).or_default();
+    fn count<'a>(&self, pairs: impl Iterator<Item = (&'a Mutant, &'a Fate)>) -> Count {
+        let mut count = Count::default();
+        for (mutant, fate) in pairs {
             count.mutants += usize::from(matches!(fate, Fate::Killed(_) | Fate::Survived));
             count.killed += usize::from(matches!(fate, Fate::Killed(_)));
             let survived = *fate == Fate::Survived;
             count.explained += usize::from(survived && self.is_explained(mutant));
             count.unexplained += usize::from(survived && !self.is_explained(mutant));
         }
-        counts
+        count
     }
 
     fn total(&self) -> Count {
-        self.counts().values().fold(Count::default(), |a, b| Count {
-            mutants: a.mutants + b.mutants,
-            killed: a.killed + b.killed,
-            explained: a.explained + b.explained,
-            unexplained: a.unexplained + b.unexplained,
-        })
+        self.count(self.pairs())
+    }
+
+    /// A mutant of what several kernels share counts for each of them.
+    fn counts(&self) -> BTreeMap<&str, Count> {
+        let mut mutants: BTreeMap<&str, Vec<(&Mutant, &Fate)>> = BTreeMap::new();
+        for (mutant, fate) in self.pairs() {
+            let kernels = self.kernels.at(&mutant.file, mutant.span.start);
+            let kernels = if kernels.is_empty() { vec!["(of no kernel)"] } else { kernels };
+            kernels.into_iter().for_each(|kernel| mutants.entry(kernel).or_default().push((mutant, fate)));
+        }
+        mutants.into_iter().map(|(kernel, of_it)| (kernel, self.count(of_it.into_iter()))).collect()
     }
 
     /// Explanations of what does not survive.
@@ -112,19 +119,19 @@ impl Report {
         !went_wrong && total.unexplained == 0 && enough
     }
 
-    /// A line for each file, then what must be looked at; of a run over all mutants explanations left over, too.
+    /// A line for each kernel, then what must be looked at; of a run over all mutants explanations left over, too.
     pub fn table(&self, is_full: bool) -> String {
         let mut text = format!(
-            "{:<20} {:>7} {:>7} {:>7} {:>10} {:>12}\n",
+            "{:<33} {:>7} {:>7} {:>7} {:>10} {:>12}\n",
             "", "mutants", "killed", "", "explained", "unexplained"
         );
         let mut line = |name: &str, count: Count| {
             let (share, Count { mutants, killed, explained, unexplained }) = (100.0 * count.killed_share(), count);
             let _ =
-                writeln!(text, "{name:<20} {mutants:>7} {killed:>7} {share:>6.1}% {explained:>10} {unexplained:>12}");
+                writeln!(text, "{name:<33} {mutants:>7} {killed:>7} {share:>6.1}% {explained:>10} {unexplained:>12}");
         };
-        self.counts().into_iter().for_each(|(file, count)| line(file, count));
-        line("all", self.total());
+        self.counts().into_iter().for_each(|(kernel, count)| line(kernel, count));
+        line("all, each once", self.total());
         let none = self.fates.iter().filter(|fate| matches!(fate, Fate::SameCode | Fate::DoesNotCompile(_))).count();
         let _ = writeln!(text, "{none} more that are no mutants: the compiler refuses them or makes the same of them");
         for mutant in self.survivors().iter().filter(|mutant| !self.is_explained(mutant)) {
@@ -143,7 +150,10 @@ impl Report {
             let Mutant { file, line_number, line, mutated, .. } = mutant;
             let (fate, why) = (fate.to_string(), self.explained.iter().find(|entry| entry.explains(mutant)));
             let why = why.map(|entry| format!("{}: {}", if entry.equivalent { "equivalent" } else { "gap" }, entry.why));
-            serde_json::json!({ "file": file, "number": line_number, "line": line, "mutated": mutated, "fate": fate, "why": why })
+            let kernels = self.kernels.at(file, mutant.span.start);
+            serde_json::json!({
+                "file": file, "number": line_number, "line": line, "mutated": mutated, "kernels": kernels, "fate": fate, "why": why
+            })
         });
         Ok(serde_json::to_string_pretty(&mutants.collect::<Vec<_>>())?)
     }

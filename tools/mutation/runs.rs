@@ -5,30 +5,41 @@
 //! measured first, as a hash: results that are the same bits need no comparison with the reference.
 
 use crate::compiler::{Library, Result};
+use crate::frames;
 use coronet::device::Precision;
-use coronet::device::cuda::{Architecture, CudaDevice, EmulatedDriver, Schedule, Tile};
+use coronet::device::cuda::{Architecture, CudaDevice, Driver, EmulatedDriver, Schedule, Tile};
 use coronet::graph::Tensor;
 use coronet::ops::all_cases;
 use coronet::verify::Check;
 use libloading::os::unix::{Library as Loaded, RTLD_GLOBAL, RTLD_LOCAL, RTLD_NOW};
 use serde::{Deserialize, Serialize};
+use std::any::Any;
 use std::ffi::c_void;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::Write;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 /// What the data of all runs are drawn from.
 const SEED: u64 = 1;
 
-/// A check as it goes on kernels as they are; that it passes is the tests' affair.
+/// What is run.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+enum Trial {
+    /// A check of an operator, by its number among [`checks`].
+    Operator(usize),
+    /// One of [`frames::CHECKS`].
+    Frames(usize),
+}
+
+/// A trial as it goes on kernels as they are; that it passes is the tests' affair.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Run {
-    /// Its number among [`checks`].
-    check: usize,
-    /// Of the results on kernels as they are.
+    trial: Trial,
+    /// Of an operator's results on kernels as they are.
     hash: u64,
     /// How long they took.
     pub seconds: f64,
@@ -96,10 +107,10 @@ impl Order {
             Task::Judge { runs, schedules, seconds_for_one } => {
                 let watch = Watch::start();
                 for &schedule in schedules {
-                    let device = loaded.device(schedule);
+                    let rig = loaded.rig(schedule);
                     for run in runs {
                         watch.allow(seconds_for_one + 50.0 * run.seconds);
-                        if let Some(why) = run.failure(&device) {
+                        if let Some(why) = run.failure(&rig) {
                             return Ok(Answer::Killed(why));
                         }
                     }
@@ -129,17 +140,46 @@ fn hash_of(results: &[Tensor]) -> u64 {
     hasher.finish()
 }
 
+/// What trials run on.
+struct Rig {
+    device: CudaDevice,
+    driver: Arc<dyn Driver>,
+}
+
 impl Run {
-    fn measure(number: usize, check: &Check, device: &CudaDevice) -> Result<Run> {
+    fn measure(trial: Trial, rig: &Rig) -> Result<Run> {
         let begun = Instant::now();
-        let (results, verdict) = check.results(device, SEED)?;
-        let kernels = verdict.kernels.iter().map(|&kernel| kernel.to_owned()).collect();
-        Ok(Run { check: number, hash: hash_of(&results), seconds: begun.elapsed().as_secs_f64(), kernels })
+        let (hash, kernels) = match trial {
+            Trial::Operator(number) => {
+                let (results, verdict) = CHECKS.with(|checks| checks[number].results(&rig.device, SEED))?;
+                (hash_of(&results), verdict.kernels)
+            }
+            Trial::Frames(number) => {
+                let check = &frames::CHECKS[number];
+                (check.run)(&rig.driver);
+                (0, check.kernels.to_vec())
+            }
+        };
+        let kernels = kernels.into_iter().map(str::to_owned).collect();
+        Ok(Run { trial, hash, seconds: begun.elapsed().as_secs_f64(), kernels })
     }
 
     /// Why it fails, if it does.
-    fn failure(&self, device: &CudaDevice) -> Option<String> {
-        let check = &CHECKS.with(|checks| checks[self.check].clone());
+    fn failure(&self, rig: &Rig) -> Option<String> {
+        match self.trial {
+            Trial::Operator(number) => CHECKS.with(|checks| self.failure_of_operator(&checks[number], &rig.device)),
+            Trial::Frames(number) => {
+                let checked = catch_unwind(AssertUnwindSafe(|| (frames::CHECKS[number].run)(&rig.driver)));
+                let said = |panic: Box<dyn Any + Send>| match panic.downcast::<String>() {
+                    Ok(said) => *said,
+                    Err(panic) => panic.downcast::<&str>().map_or("a panic".to_owned(), |said| (*said).to_owned()),
+                };
+                checked.err().map(said)
+            }
+        }
+    }
+
+    fn failure_of_operator(&self, check: &Check, device: &CudaDevice) -> Option<String> {
         let results = match check.results(device, SEED) {
             Ok((results, _)) => results,
             Err(error) => return Some(error.to_string()),
@@ -184,8 +224,15 @@ impl LoadedKernels {
         Ok(LoadedKernels { emulator, lists })
     }
 
-    /// A device under a schedule, with a tile of its own.
-    fn device(&self, number: usize) -> CudaDevice {
+    /// What a schedule's trials run on, with a tile of its own.
+    fn rig(&self, number: usize) -> Rig {
+        Rig {
+            device: CudaDevice::new(self.driver(number)).with_tile(Tile::ALL[number]),
+            driver: Arc::new(self.driver(number)),
+        }
+    }
+
+    fn driver(&self, number: usize) -> EmulatedDriver {
         let symbol = |name: &str| {
             // SAFETY: only its address is taken.
             let symbol = unsafe { self.emulator.get::<*const c_void>(name) };
@@ -193,14 +240,14 @@ impl LoadedKernels {
         };
         let schedule = Schedule::ALL[number];
         // SAFETY: compiled from the emulator's own source, and what `build.rs` makes of kernels; never unloaded.
-        let driver = unsafe { EmulatedDriver::of_library(symbol, &self.lists, Architecture::Sm80, schedule) };
-        CudaDevice::new(driver).with_tile(Tile::ALL[number])
+        unsafe { EmulatedDriver::of_library(symbol, &self.lists, Architecture::Sm80, schedule) }
     }
 
     fn measure(&self, share: usize, of: usize) -> Result<Vec<Run>> {
-        let (device, checks) = (self.device(0), checks());
-        let mine = checks.iter().enumerate().skip(share).step_by(of);
-        mine.map(|(number, check)| Run::measure(number, check, &device)).collect()
+        let rig = self.rig(0);
+        let operators = (0..CHECKS.with(Vec::len)).map(Trial::Operator);
+        let trials = operators.chain((0..frames::CHECKS.len()).map(Trial::Frames));
+        trials.skip(share).step_by(of).map(|trial| Run::measure(trial, &rig)).collect()
     }
 }
 

@@ -1,15 +1,31 @@
-//! Frame to tensor and probability to mask by the kernels, against the CPU's pipeline: on the emulated GPU under
-//! hostile schedules, and on a GPU where there is one.
-#![cfg(any(feature = "cuda", feature = "emulator"))]
+//! Frame to tensor and probability to mask by the kernels, against the CPU's pipeline, on whatever driver is given. They
+//! panic where the two differ.
 
 use coronet::device::cuda::{Address, Driver, FramePipeline, GreySamples};
 use coronet::media::{BilinearResize, Colour, Frame, FramePreparer, Mask, Size, open};
 use coronet::post::{Threshold, threshold, to_source_size};
 use std::sync::Arc;
 
-const fn size(width: usize, height: usize) -> Size {
+pub const fn size(width: usize, height: usize) -> Size {
     Size { width, height }
 }
+
+/// One comparison.
+pub struct FrameCheck {
+    /// What it launches.
+    pub kernels: &'static [&'static str],
+    pub run: fn(&Arc<dyn Driver>),
+}
+
+pub const CHECKS: [&FrameCheck; 4] = [&EIGHT_BITS, &SIXTEEN_BITS, &MASKS, &FINITE];
+pub const EIGHT_BITS: FrameCheck =
+    FrameCheck { kernels: &["frame8_across", "frame_down"], run: check_eight_bit_frames };
+pub const SIXTEEN_BITS: FrameCheck =
+    FrameCheck { kernels: &["frame16_across", "frame_down"], run: check_sixteen_bit_frames };
+pub const MASKS: FrameCheck = FrameCheck { kernels: MASK_KERNELS, run: check_masks };
+pub const FINITE: FrameCheck = FrameCheck { kernels: MASK_KERNELS, run: check_that_numbers_are_finite };
+
+const MASK_KERNELS: &[&str] = &["first_not_finite", "probability_across", "mask_down"];
 
 /// Frames and the network's input: single pixels, odd sides, one axis kept, grown or shrunk so far that an output has
 /// each number of taps, and more pixels than a block has threads.
@@ -40,15 +56,15 @@ fn same_order() -> bool {
 const LAST_BIT: f32 = 5e-7;
 
 /// A pipeline, and memory for what goes in and comes out, of `numbers` numbers.
-struct Bench {
+pub struct Bench {
     driver: Arc<dyn Driver>,
-    pipeline: FramePipeline,
-    memory: Address,
+    pub pipeline: FramePipeline,
+    pub memory: Address,
     numbers: usize,
 }
 
 impl Bench {
-    fn new(driver: &Arc<dyn Driver>, source: Size, target: Size, numbers: usize) -> Bench {
+    pub fn new(driver: &Arc<dyn Driver>, source: Size, target: Size, numbers: usize) -> Bench {
         let pipeline = FramePipeline::new(driver, source, target).unwrap();
         let memory = driver.allocate(numbers * size_of::<f32>()).unwrap();
         let bench = Bench { driver: driver.clone(), pipeline, memory, numbers };
@@ -62,7 +78,7 @@ impl Bench {
         unsafe { self.driver.upload(self.memory, numbers) }.unwrap();
     }
 
-    fn read(&self) -> Vec<f32> {
+    pub fn read(&self) -> Vec<f32> {
         let mut numbers = vec![0.0; self.numbers];
         // SAFETY: as many as were allocated.
         unsafe { self.driver.download(self.memory, &mut numbers) }.unwrap();
@@ -177,65 +193,4 @@ fn check_that_numbers_are_finite(driver: &Arc<dyn Driver>) {
         }
     }
     assert_eq!(mask_on_device(&mut bench, &[0.25; 512], 0.25).unwrap().pixels, [255; 13 * 9]);
-}
-
-#[cfg(feature = "emulator")]
-mod emulated {
-    use super::*;
-    use coronet::device::cuda::{EmulatedDriver, Schedule};
-
-    fn on_every_schedule(check: fn(&Arc<dyn Driver>)) {
-        for schedule in Schedule::ALL {
-            println!("{schedule:?}");
-            let driver: Arc<dyn Driver> = Arc::new(EmulatedDriver::new(schedule));
-            check(&driver);
-        }
-    }
-
-    #[test]
-    fn eight_bit_frames_become_the_planes_of_the_cpu_on_the_emulated_gpu() {
-        on_every_schedule(check_eight_bit_frames);
-    }
-
-    #[test]
-    fn sixteen_bit_frames_become_the_planes_of_the_cpu_on_the_emulated_gpu() {
-        on_every_schedule(check_sixteen_bit_frames);
-    }
-
-    #[test]
-    fn probabilities_become_the_masks_of_the_cpu_on_the_emulated_gpu() {
-        on_every_schedule(check_masks);
-    }
-
-    #[test]
-    fn a_probability_that_is_not_finite_is_an_error_with_its_place_on_the_emulated_gpu() {
-        on_every_schedule(check_that_numbers_are_finite);
-    }
-
-    #[test]
-    fn frames_of_another_size_and_empty_sizes_are_refused() {
-        let driver: Arc<dyn Driver> = Arc::new(EmulatedDriver::new(Schedule::ALL[0]));
-        let mut bench = Bench::new(&driver, size(3, 2), size(4, 4), 16);
-        // SAFETY: the memory has the target's numbers.
-        let problem = unsafe { bench.pipeline.prepare(GreySamples::Eight(&[0; 5]), bench.memory) }.unwrap_err();
-        assert_eq!(problem.to_string(), "a frame of 5 samples was given where 3x2 is expected");
-        assert!(bench.read().iter().all(|number| number.is_nan()));
-        let thin = 1 << 20;
-        for (source, target) in [(size(0, 2), size(1, 1)), (size(1, 1), size(4, 0)), (size(thin, 1), size(1, thin))] {
-            assert!(FramePipeline::new(&driver, source, target).is_err(), "{source} to {target}");
-        }
-    }
-}
-
-#[cfg(feature = "cuda")]
-#[test]
-fn frames_and_masks_are_those_of_the_cpu_on_a_gpu() {
-    let driver: Arc<dyn Driver> = match coronet::device::cuda::Gpu::new(0) {
-        Ok(gpu) => Arc::new(gpu),
-        Err(error) => return println!("skipped: {error}"),
-    };
-    check_eight_bit_frames(&driver);
-    check_sixteen_bit_frames(&driver);
-    check_masks(&driver);
-    check_that_numbers_are_finite(&driver);
 }
