@@ -43,6 +43,7 @@
 
 #![warn(missing_docs)]
 
+mod calendar;
 pub mod dataset;
 pub mod device;
 pub mod error;

@@ -2,6 +2,7 @@
 
 use super::report::Epoch;
 use super::tensorboard::{Scalar, event_file};
+use crate::calendar::utc_now;
 use crate::error::{Error, Result};
 use crate::new_file::NewFile;
 use crate::plot::{Chart, Series, Style};
@@ -10,7 +11,6 @@ use serde::de::DeserializeOwned;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 /// The names of a run's files.
 pub mod file {
@@ -137,8 +137,7 @@ impl RunFolder {
     /// # Errors
     /// [`Error::Io`].
     pub fn log(&mut self, line: &str) -> Result<()> {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-        let line = format!("{} {line}\n", utc(now));
+        let line = format!("{} {line}\n", utc_now());
         self.log.write_all(line.as_bytes()).map_err(Error::io("write", &self.path.join(file::LOG)))
     }
 
@@ -215,30 +214,4 @@ fn scalars(epoch: &Epoch) -> Vec<Scalar> {
     }
     let at = |(tag, value)| Scalar { tag, step: epoch.step, time: epoch.time, value: value as f32 };
     scalars.into_iter().map(at).collect()
-}
-
-/// `2026-11-24T20:16:17Z` for seconds since 1970.
-fn utc(seconds: u64) -> String {
-    let (days, second) = (seconds / 86_400, seconds % 86_400);
-    // Days are counted from 1 March of year 0, in eras of 400 years (Hinnant, "chrono-compatible low-level date algorithms").
-    let days = days + 719_468;
-    let (era, of_era) = (days / 146_097, days % 146_097);
-    let year = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
-    let of_year = of_era - (365 * year + year / 4 - year / 100);
-    let month = (5 * of_year + 2) / 153;
-    let (day, month) = (of_year - (153 * month + 2) / 5 + 1, if month < 10 { month + 3 } else { month - 9 });
-    let year = 400 * era + year + u64::from(month <= 2);
-    format!("{year}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z", second / 3600, second / 60 % 60, second % 60)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn dates_are_those_of_the_calendar() {
-        assert_eq!(utc(0), "1970-01-01T00:00:00Z");
-        assert_eq!(utc(951_782_400), "2000-02-29T00:00:00Z");
-        assert_eq!(utc(1_795_551_377), "2026-11-24T20:16:17Z");
-    }
 }
