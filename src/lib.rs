@@ -43,6 +43,7 @@
 
 #![warn(missing_docs)]
 
+pub mod bench;
 mod calendar;
 pub mod dataset;
 pub mod device;

@@ -29,6 +29,12 @@ impl DeviceOptions {
         Ok(opened.device)
     }
 
+    /// The options as another process of this program takes them.
+    pub fn words(&self) -> Vec<String> {
+        let threads = self.threads.map(|threads| ["--threads".to_owned(), threads.to_string()]);
+        ["--device".to_owned(), self.device.to_string()].into_iter().chain(threads.into_iter().flatten()).collect()
+    }
+
     /// What was asked for.
     pub fn choice(&self) -> DeviceChoice {
         self.device

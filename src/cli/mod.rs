@@ -2,9 +2,11 @@
 //!
 //! Results go to stdout, everything else to stderr. Exit codes: 0 done, 1 failed, 2 wrong usage, 130 stopped by Ctrl-C.
 
+mod bench;
 mod dataset;
 mod device;
 mod evaluate;
+mod frame_size;
 mod import;
 mod info;
 mod phantom;
@@ -39,6 +41,7 @@ enum Verb {
     Dataset(dataset::Arguments),
     Import(import::Arguments),
     Verify(verify::Arguments),
+    Bench(bench::Arguments),
     Info(info::Arguments),
 }
 
@@ -60,6 +63,7 @@ pub fn main() -> ExitCode {
         Verb::Dataset(arguments) => dataset::run(&arguments),
         Verb::Import(arguments) => import::run(&arguments),
         Verb::Verify(arguments) => verify::run(&arguments),
+        Verb::Bench(arguments) => bench::run(&arguments),
         Verb::Info(arguments) => info::run(&arguments),
     }));
     match done.unwrap_or_else(|panic| Err(Error::Internal(panic_text(&*panic)))) {

@@ -2,6 +2,7 @@
 //!
 //! A [`Device`] is a [`Target`] to lower for; loading a program gives a [`Session`], the program bound to its memory.
 
+mod ceilings;
 mod choice;
 pub mod cpu;
 #[cfg(any(feature = "cuda", feature = "emulator"))]
@@ -10,18 +11,32 @@ mod isolation;
 mod layout;
 mod precision;
 
+pub use ceilings::Ceilings;
 pub use choice::{DeviceChoice, Opened};
 pub use precision::Precision;
 
 use crate::error::Result;
 use crate::graph::{Tensor, ValueId};
 use crate::program::{Program, Target};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Somewhere programs run.
 pub trait Device: Target + Send + Sync {
     /// One line for people: kind, instruction set or model, threads.
     fn describe(&self) -> String;
+
+    /// What else people want to know of it when they read its times: a name and a value each.
+    fn facts(&self) -> Vec<(&'static str, String)> {
+        Vec::new()
+    }
+
+    /// The most that it can do, measured now; `None` where that says nothing.
+    ///
+    /// # Errors
+    /// [`crate::Error::Device`] when the device fails.
+    fn ceilings(&self) -> Result<Option<Ceilings>> {
+        Ok(None)
+    }
 
     /// The precisions it can multiply in; float32 is always among them.
     fn precisions(&self) -> Vec<Precision>;
@@ -37,6 +52,15 @@ pub trait Device: Target + Send + Sync {
     /// # Errors
     /// [`crate::Error::Device`] when the memory cannot be had.
     fn load(&self, program: Program) -> Result<Box<dyn Session>>;
+}
+
+/// How long a run took.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RunTime {
+    /// Until the host had started all steps, of a device that works beside it.
+    pub enqueue: Option<Duration>,
+    /// From the first step's start to the last one's end, on the device.
+    pub compute: Duration,
 }
 
 /// A program with its memory. States keep their values from run to run.
@@ -61,6 +85,24 @@ pub trait Session: Send {
     /// # Errors
     /// [`crate::Error::Device`] when the device fails.
     fn run(&mut self) -> Result<()>;
+
+    /// As [`Session::run`], and says how long that took.
+    ///
+    /// # Errors
+    /// As [`Session::run`].
+    fn run_measured(&mut self) -> Result<RunTime> {
+        let begun = Instant::now();
+        self.run()?;
+        Ok(RunTime { enqueue: None, compute: begun.elapsed() })
+    }
+
+    /// Fills the caches of a device that has its own with something else.
+    ///
+    /// # Errors
+    /// [`crate::Error::Device`] when the device fails.
+    fn flush_caches(&mut self) -> Result<()> {
+        Ok(())
+    }
 
     /// Runs all steps and adds the time each took to `times`, one entry a step.
     ///

@@ -7,7 +7,8 @@ use std::fmt;
 const BYTES: usize = size_of::<f32>();
 
 impl Program {
-    fn kernel(step: &Step) -> String {
+    /// An operator with what is done to its result as it is written, as the table names it.
+    pub fn kernel(step: &Step) -> String {
         let name = step.op.operator().name();
         match step.epilogue {
             Epilogue { residual: false, relu: false } => name.to_owned(),
@@ -18,7 +19,7 @@ impl Program {
     }
 
     /// Bytes a step reads and writes at least: each operand once.
-    fn traffic(&self, step: &Step) -> usize {
+    pub fn traffic(&self, step: &Step) -> usize {
         step.inputs.iter().chain(&step.outputs).filter_map(|&id| self.span(id)).map(|span| span.len * BYTES).sum()
     }
 }

@@ -1,12 +1,13 @@
 //! The engine as a [`WindowNetwork`]: weights, a device and an input size become a network ready to run.
 
 use super::WindowNetwork;
-use crate::device::{Device, Session};
+use crate::device::{Device, RunTime, Session};
 use crate::error::{Error, Result};
 use crate::media::{Colour, Size};
 use crate::model::{ARCHITECTURE, CeNet, Config};
 use crate::program::{Placement, Program};
 use crate::weights::Weights;
+use std::time::{Duration, Instant};
 
 /// A 3D-2D CE-Net on a device, bound to its memory.
 pub struct EngineNetwork {
@@ -45,6 +46,53 @@ impl EngineNetwork {
     pub fn config(&self) -> Config {
         self.network.config
     }
+
+    /// What computes it.
+    pub fn session(&mut self) -> &mut dyn Session {
+        &mut *self.session
+    }
+
+    /// As [`WindowNetwork::run`], and says how long each part took.
+    ///
+    /// # Errors
+    /// As [`WindowNetwork::run`].
+    pub fn run_measured(&mut self, window: &[&[f32]], probability: &mut [f32]) -> Result<EngineTimes> {
+        let begun = Instant::now();
+        self.write_window(window)?;
+        let upload = begun.elapsed();
+        let RunTime { enqueue, compute } = self.session.run_measured()?;
+        let begun = Instant::now();
+        self.session.read_into(self.network.probability, probability)?;
+        Ok(EngineTimes { upload, enqueue, compute, download: begun.elapsed() })
+    }
+
+    fn write_window(&mut self, window: &[&[f32]]) -> Result<()> {
+        let (frames, channels, area) = (self.config().frames(), self.config().in_channels(), self.size.area());
+        if window.len() != frames || window.iter().any(|frame| frame.len() != channels * area) {
+            return Err(Error::Request(format!(
+                "the network takes {frames} frames of {} with {channels} channel(s)",
+                self.size
+            )));
+        }
+        for (index, plane) in self.window.chunks_exact_mut(area).enumerate() {
+            let (channel, frame) = (index / frames, index % frames);
+            plane.copy_from_slice(&window[frame][channel * area..(channel + 1) * area]);
+        }
+        self.session.write(self.network.window, &self.window)
+    }
+}
+
+/// How long the parts of a run took.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EngineTimes {
+    /// To put the window together and give it to the device.
+    pub upload: Duration,
+    /// Until the host had started all steps, of a device that works beside it.
+    pub enqueue: Option<Duration>,
+    /// All steps, on the device.
+    pub compute: Duration,
+    /// To take the probability from the device.
+    pub download: Duration,
 }
 
 impl WindowNetwork for EngineNetwork {
@@ -61,18 +109,7 @@ impl WindowNetwork for EngineNetwork {
     }
 
     fn run(&mut self, window: &[&[f32]], probability: &mut [f32]) -> Result<()> {
-        let (frames, channels, area) = (self.config().frames(), self.config().in_channels(), self.size.area());
-        if window.len() != frames || window.iter().any(|frame| frame.len() != channels * area) {
-            return Err(Error::Request(format!(
-                "the network takes {frames} frames of {} with {channels} channel(s)",
-                self.size
-            )));
-        }
-        for (index, plane) in self.window.chunks_exact_mut(area).enumerate() {
-            let (channel, frame) = (index / frames, index % frames);
-            plane.copy_from_slice(&window[frame][channel * area..(channel + 1) * area]);
-        }
-        self.session.write(self.network.window, &self.window)?;
+        self.write_window(window)?;
         self.session.run()?;
         self.session.read_into(self.network.probability, probability)
     }

@@ -13,10 +13,11 @@ mod results;
 mod summary;
 mod window;
 
-pub use engine::EngineNetwork;
+pub use engine::{EngineNetwork, EngineTimes};
 pub use labels::{LabelAgreement, Labels};
 pub use latency::Latency;
 pub use overlay_video::OverlayVideo;
+pub(crate) use pipeline::check_numbers;
 pub use pipeline::{FrameReport, MaskSink, Observer, Run, SegmentOptions, SegmentedFrame, segment_clip};
 pub use results::{NoVideo, OpenVideo, RESULTS, ResultsOptions, VideoSink, segment_into};
 pub use summary::{FrameArea, OutputSummary, Summary};

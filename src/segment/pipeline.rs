@@ -249,7 +249,7 @@ fn estimate(
     Ok(())
 }
 
-fn check_numbers(index: usize, size: Size, probability: &[f32]) -> Result<()> {
+pub(crate) fn check_numbers(index: usize, size: Size, probability: &[f32]) -> Result<()> {
     match probability.iter().position(|p| !p.is_finite()) {
         None => Ok(()),
         Some(at) => Err(Error::Network(format!(

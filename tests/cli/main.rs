@@ -3,6 +3,7 @@
 //! Every test has a fresh folder. The networks are small and seeded, the clips have frames that can be told apart,
 //! and what a run leaves is compared byte by byte.
 
+mod bench;
 mod clips;
 mod dataset;
 mod device;

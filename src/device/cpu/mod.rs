@@ -4,6 +4,7 @@
 //! allocated while a program runs, and results have the same bits from run to run whatever the number of threads:
 //! every sum is divided and ordered by shapes alone.
 
+mod ceilings;
 mod correlate;
 mod correlate_filters;
 mod elementwise;
@@ -15,7 +16,7 @@ mod ops;
 pub use microkernel::InstructionSet;
 
 use super::isolation::{Isolation, unwritten};
-use super::{Device, Precision, Session};
+use super::{Ceilings, Device, Precision, Session};
 use crate::error::{Error, Result};
 use crate::graph::{Shape, Source, ValueId};
 use crate::ops::Op;
@@ -80,6 +81,15 @@ impl Device for CpuDevice {
         format!("cpu, {}, {threads} thread{}", self.set.name(), if threads == 1 { "" } else { "s" })
     }
 
+    fn facts(&self) -> Vec<(&'static str, String)> {
+        let cache = last_level_cache().map(|bytes| ("last-level cache", format!("{} KB", bytes >> 10)));
+        cache.into_iter().collect()
+    }
+
+    fn ceilings(&self) -> Result<Option<Ceilings>> {
+        Ok(Some(ceilings::measure(&self.pool)))
+    }
+
     fn precisions(&self) -> Vec<Precision> {
         vec![Precision::Float32]
     }
@@ -95,6 +105,15 @@ impl Device for CpuDevice {
     fn load(&self, program: Program) -> Result<Box<dyn Session>> {
         Ok(Box::new(CpuSession::new(self, program)?))
     }
+}
+
+/// Bytes of the last cache before memory, where the system says.
+pub fn last_level_cache() -> Option<usize> {
+    let kilobytes = |level: usize| {
+        let path = format!("/sys/devices/system/cpu/cpu0/cache/index{level}/size");
+        std::fs::read_to_string(path).ok()?.trim().strip_suffix('K')?.parse::<usize>().ok()
+    };
+    (0..=4).rev().find_map(kilobytes).map(|kilobytes| kilobytes << 10)
 }
 
 /// One step bound to its memory.

@@ -89,6 +89,11 @@ pub trait Driver: Send + Sync {
     /// One line for people: model, architecture, memory.
     fn describe(&self) -> String;
 
+    /// What else people want to know of it when they read its times: a name and a value each.
+    fn facts(&self) -> Vec<(&'static str, String)> {
+        Vec::new()
+    }
+
     /// The GPU's architecture: 80 for sm_80.
     fn architecture(&self) -> u32;
 

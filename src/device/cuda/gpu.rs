@@ -162,6 +162,26 @@ impl Driver for Gpu {
         format!("{}, sm_{}{memory}", self.name, self.architecture)
     }
 
+    fn facts(&self) -> Vec<(&'static str, String)> {
+        use sys::CUdevice_attribute_enum as Attribute;
+        let of_device = |name, attribute, unit: &str, scale| {
+            let value = self.context.attribute(attribute).ok()?;
+            Some((name, format!("{}{unit}", value / scale)))
+        };
+        let mut version = 0;
+        // SAFETY: the driver is there, for it has made the context.
+        let asked = unsafe { sys::cuDriverGetVersion(&mut version) };
+        let driver = asked.result().ok().map(|()| format!("CUDA {}.{}", version / 1000, version % 1000 / 10));
+        let facts = [
+            driver.map(|driver| ("driver", driver)),
+            of_device("multiprocessors", Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT, "", 1),
+            of_device("highest clock", Attribute::CU_DEVICE_ATTRIBUTE_CLOCK_RATE, " MHz", 1000),
+            of_device("highest memory clock", Attribute::CU_DEVICE_ATTRIBUTE_MEMORY_CLOCK_RATE, " MHz", 1000),
+            of_device("second-level cache", Attribute::CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE, " KB", 1024),
+        ];
+        facts.into_iter().flatten().collect()
+    }
+
     fn architecture(&self) -> u32 {
         self.architecture
     }

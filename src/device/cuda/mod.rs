@@ -24,14 +24,14 @@ pub use frames::{FramePipeline, GreySamples};
 
 use super::isolation::{Isolation, unwritten};
 use super::layout::{self, Panel, padded};
-use super::{Device, Precision, Session};
+use super::{Device, Precision, RunTime, Session};
 use crate::error::{Error, Result};
 use crate::graph::{Shape, Source, ValueId};
 use crate::ops::Op;
 use crate::program::{Program, Span, Target};
 use memory::Memory;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// A GPU, or an emulated one, as a device.
 #[derive(Clone)]
@@ -94,6 +94,10 @@ impl Device for CudaDevice {
         }
     }
 
+    fn facts(&self) -> Vec<(&'static str, String)> {
+        self.driver.facts()
+    }
+
     fn precisions(&self) -> Vec<Precision> {
         Precision::ALL.into_iter().filter(|precision| self.check_precision(*precision).is_ok()).collect()
     }
@@ -116,7 +120,12 @@ struct CudaSession {
     /// The launches of each step.
     steps: Vec<Vec<Launch>>,
     isolation: Option<Isolation>,
+    /// Memory that is written to have the caches hold nothing else.
+    flusher: Option<Memory>,
 }
+
+/// Float32 numbers that fill the largest second-level cache there is twice.
+const FLUSHED: usize = 64 << 20;
 
 /// Kernels count the numbers of a value in a C++ `int`.
 const MOST_NUMBERS: usize = i32::MAX as usize;
@@ -148,7 +157,7 @@ impl CudaSession {
             return Err(Error::Device(format!("this build has no kernel {}", launch.kernel)));
         }
         let isolation = Isolation::of(&program);
-        Ok(CudaSession { program, driver, arena, steps, isolation })
+        Ok(CudaSession { program, driver, arena, steps, isolation, flusher: None })
     }
 
     /// Starts a step's kernels.
@@ -239,6 +248,29 @@ impl Session for CudaSession {
         }
         (0..self.steps.len()).try_for_each(|step| self.start(step))?;
         self.driver.synchronise()
+    }
+
+    fn run_measured(&mut self) -> Result<RunTime> {
+        let (begun, mut enqueue) = (Instant::now(), Duration::ZERO);
+        if self.isolation.is_some() {
+            self.run()?;
+            return Ok(RunTime { enqueue: None, compute: begun.elapsed() });
+        }
+        let compute = self.driver.time(&mut || {
+            let begun = Instant::now();
+            (0..self.steps.len()).try_for_each(|step| self.start(step))?;
+            enqueue = begun.elapsed();
+            Ok(())
+        })?;
+        Ok(RunTime { enqueue: Some(enqueue), compute })
+    }
+
+    fn flush_caches(&mut self) -> Result<()> {
+        let flusher = match &self.flusher {
+            Some(flusher) => flusher,
+            None => self.flusher.insert(Memory::unwritten(&self.driver, FLUSHED)?),
+        };
+        flusher.fill(Span { offset: 0, len: FLUSHED }, 0.0)
     }
 
     fn run_timed(&mut self, times: &mut [Duration]) -> Result<()> {
