@@ -45,12 +45,26 @@ enum Verb {
     Info(info::Arguments),
 }
 
+impl Verb {
+    /// What is wrong with options together, where clap cannot tell.
+    fn problem(&self) -> Option<&'static str> {
+        match self {
+            Verb::Segment(arguments) => arguments.problem(),
+            _ => None,
+        }
+    }
+}
+
 /// Runs the verb that the command line names.
 pub fn main() -> ExitCode {
     let Arguments { verb } = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(refusal) => return refuse(&refusal),
     };
+    if let Some(problem) = verb.problem() {
+        note(&format!("coronet: {problem}; see --help"));
+        return ExitCode::from(2);
+    }
     // A panic is reported below, as one sentence; with RUST_BACKTRACE its place and trace come before it.
     if std::env::var_os("RUST_BACKTRACE").is_none() {
         panic::set_hook(Box::new(|_| {}));

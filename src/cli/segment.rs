@@ -1,6 +1,9 @@
 //! `coronet segment`: a clip in, masks and pictures out.
 
+mod stream;
+
 use super::device::DeviceOptions;
+use super::frame_size::FrameSize;
 use super::progress::{Progress, listen_for_ctrl_c};
 use super::{note, print};
 use clap::{Args, ValueHint};
@@ -22,7 +25,8 @@ use std::path::{Path, PathBuf};
 /// Segment a clip: a mask for every frame, an overlay video, a contact sheet and a summary
 #[derive(Debug, Args)]
 pub struct Arguments {
-    /// The clip: DICOM XA, a video, a folder of images or one image
+    /// The clip: DICOM XA, a video, a folder of images or one image; `-` for frames from standard input, y4m or --raw,
+    /// whose masks go to standard output in the same form, each N frames later
     #[arg(value_hint = ValueHint::AnyPath)]
     input: PathBuf,
 
@@ -32,7 +36,15 @@ pub struct Arguments {
 
     /// Folder for the results; made where it is missing
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
-    out: PathBuf,
+    out: Option<PathBuf>,
+
+    /// Standard input is raw: 8-bit grey frames of this width and height, one after the other
+    #[arg(long, value_name = "WxH")]
+    raw: Option<FrameSize>,
+
+    /// Give each mask of standard input's frames at once, the frame itself standing in for its N later neighbours
+    #[arg(long)]
+    immediate: bool,
 
     /// Segment only frames A up to, not including, B, counted from 0; their neighbours come from the whole clip
     #[arg(long, value_name = "A..B", allow_hyphen_values = true)]
@@ -79,8 +91,39 @@ pub struct Arguments {
     quiet: bool,
 }
 
+impl Arguments {
+    fn reads_a_stream(&self) -> bool {
+        self.input.as_os_str() == "-"
+    }
+
+    /// What is wrong with the options together, as a usage error.
+    pub fn problem(&self) -> Option<&'static str> {
+        let of_clips = self.out.is_some() || self.frames.is_some() || self.labels.is_some();
+        let of_clips = of_clips || self.probability || self.overwrite || self.json;
+        let of_streams = self.raw.is_some() || self.immediate;
+        match self.reads_a_stream() {
+            true if of_clips => Some(
+                "masks of frames from standard input go to standard output: --out and what it holds, --frames and --labels are for clips",
+            ),
+            false if of_streams => {
+                Some("--raw and --immediate are for frames from standard input, `coronet segment -`")
+            }
+            false if self.out.is_none() => Some("the following required arguments were not provided: --out <DIR>"),
+            _ => None,
+        }
+    }
+
+    /// The folder for the results; [`Arguments::problem`] has seen to it that there is one.
+    fn folder(&self) -> &Path {
+        self.out.as_deref().unwrap_or(Path::new("."))
+    }
+}
+
 /// Runs the verb.
 pub fn run(arguments: &Arguments) -> Result<()> {
+    if arguments.reads_a_stream() {
+        return stream::run(arguments);
+    }
     listen_for_ctrl_c();
     run_with(arguments, coronet::media::open, open_network, &mut io::stdout().lock())
 }
@@ -111,11 +154,11 @@ fn run_with(arguments: &Arguments, open_clip: OpenClip, open_network: OpenNetwor
         frames.within(reader.info().frames)?;
     }
     let labels = arguments.labels.as_ref().map(|path| LabelReader::open(path, &*reader)).transpose()?;
-    check_apart("clip's", input, &arguments.out)?;
+    check_apart("clip's", input, arguments.folder())?;
     if let Some(labels) = &arguments.labels {
-        check_apart("labels'", labels, &arguments.out)?;
+        check_apart("labels'", labels, arguments.folder())?;
     }
-    let folder = ResultFolder::create(&arguments.out, &RESULTS, arguments.overwrite)?;
+    let folder = ResultFolder::create(arguments.folder(), &RESULTS, arguments.overwrite)?;
     let mut network = open_network(arguments)?;
 
     let post = PostProcessing { threshold: arguments.threshold, minimum_area: arguments.min_area };
@@ -132,7 +175,7 @@ fn run_with(arguments: &Arguments, open_clip: OpenClip, open_network: OpenNetwor
     } else if arguments.quiet {
         Ok(())
     } else {
-        print(out, &closing_lines(&summary, &arguments.out))
+        print(out, &closing_lines(&summary, arguments.folder()))
     }
 }
 

@@ -13,6 +13,7 @@ pub mod output;
 mod prepare;
 mod range;
 mod resize;
+mod stream;
 #[cfg(feature = "video")]
 mod video;
 #[cfg(feature = "video")]
@@ -27,6 +28,7 @@ pub use labels::LabelReader;
 pub use prepare::FramePreparer;
 pub use range::FrameRange;
 pub use resize::BilinearResize;
+pub use stream::{FrameStream, MaskStream};
 #[cfg(feature = "video")]
 pub use video_writer::VideoWriter;
 

@@ -10,6 +10,7 @@ mod latency;
 mod overlay_video;
 mod pipeline;
 mod results;
+mod stream;
 mod summary;
 mod window;
 
@@ -20,6 +21,7 @@ pub use overlay_video::OverlayVideo;
 pub(crate) use pipeline::check_numbers;
 pub use pipeline::{FrameReport, MaskSink, Observer, Run, SegmentOptions, SegmentedFrame, segment_clip};
 pub use results::{NoVideo, OpenVideo, RESULTS, ResultsOptions, VideoSink, segment_into};
+pub use stream::{Delay, StreamSegmenter};
 pub use summary::{FrameArea, OutputSummary, Summary};
 
 use crate::error::Result;

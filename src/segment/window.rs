@@ -27,6 +27,11 @@ impl Window {
         Window { neighbours, last: total - 1, ring: VecDeque::new() }
     }
 
+    /// The clip ends with frame `last`.
+    pub fn end_at(&mut self, last: usize) {
+        self.last = last;
+    }
+
     /// Whether another frame is needed before [`Window::around`] can answer for `middle`.
     pub fn wants_for(&self, middle: usize) -> bool {
         let newest = middle.saturating_add(self.neighbours).min(self.last);

@@ -19,5 +19,6 @@ mod refused_clips;
 mod refused_weights;
 mod results_folder;
 mod stopping;
+mod stream;
 mod train;
 mod verify;

@@ -6,3 +6,4 @@ mod fakes;
 mod pipeline;
 mod result_folder;
 mod results;
+mod stream;

@@ -1,0 +1,117 @@
+//! Frames as they come: each mask N frames later, or at once.
+
+use super::pipeline::check_numbers;
+use super::window::{Prepared, Window};
+use super::{SegmentedFrame, WindowNetwork};
+use crate::error::{Error, Result};
+use crate::media::{BilinearResize, Frame, FramePreparer, Size};
+use crate::post::{PostProcessing, to_source_size};
+use std::time::{Duration, Instant};
+
+/// When a frame's mask leaves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Delay {
+    /// As soon as its N later neighbours have arrived: the masks are those of [`super::segment_clip`].
+    Neighbours,
+    /// At once. The frame itself stands in for the later neighbours, as at the end of a clip, so the network sees no
+    /// movement after it.
+    None,
+}
+
+/// Segments a clip whose end is not known yet, frame by frame.
+///
+/// Memory stays the same however long it goes on: 2N+1 frames are held.
+pub struct StreamSegmenter<'a> {
+    network: &'a mut dyn WindowNetwork,
+    preparer: FramePreparer,
+    resize: BilinearResize,
+    post: PostProcessing,
+    delay: Delay,
+    window: Window,
+    arrived: usize,
+    done: usize,
+    has_ended: bool,
+    last_network_time: Duration,
+}
+
+impl<'a> StreamSegmenter<'a> {
+    /// For frames of `source` size.
+    ///
+    /// # Errors
+    /// [`Error::Request`] when a side is 0.
+    pub fn new(
+        network: &'a mut dyn WindowNetwork,
+        source: Size,
+        post: PostProcessing,
+        delay: Delay,
+    ) -> Result<StreamSegmenter<'a>> {
+        let input = network.input_size();
+        Ok(StreamSegmenter {
+            preparer: FramePreparer::new(source, network.colour(), input)?,
+            resize: BilinearResize::new(input, source)?,
+            window: Window::new(network.neighbours(), usize::MAX),
+            network,
+            post,
+            delay,
+            arrived: 0,
+            done: 0,
+            has_ended: false,
+            last_network_time: Duration::ZERO,
+        })
+    }
+
+    /// Takes the next frame; gives the mask that can be told from then on, if there is one.
+    ///
+    /// # Errors
+    /// [`Error::Request`] for a frame of another size, or after [`StreamSegmenter::finish`]; [`Error::Network`] when a
+    /// probability is not a number, and whatever the network reports.
+    pub fn push(&mut self, frame: Frame) -> Result<Option<SegmentedFrame>> {
+        if self.has_ended {
+            return Err(Error::Request("a frame came after the end of the stream".into()));
+        }
+        let mut planes = vec![0.0; self.preparer.values()];
+        self.preparer.prepare(&frame, &mut planes)?;
+        let index = self.arrived;
+        self.window.push(Prepared { index, frame: Some(frame), planes });
+        self.arrived += 1;
+        if self.delay == Delay::None {
+            self.window.end_at(index);
+            return self.segment(index).map(Some);
+        }
+        index.checked_sub(self.network.neighbours()).map(|middle| self.segment(middle)).transpose()
+    }
+
+    /// No frame comes any more: gives the next of the masks that were still waiting for one, the last frame repeated;
+    /// `None` once all are out.
+    ///
+    /// # Errors
+    /// As [`StreamSegmenter::push`].
+    pub fn finish(&mut self) -> Result<Option<SegmentedFrame>> {
+        self.has_ended = true;
+        if self.done == self.arrived {
+            return Ok(None);
+        }
+        self.window.end_at(self.arrived - 1);
+        self.segment(self.done).map(Some)
+    }
+
+    /// How long the network took for the last mask.
+    pub fn network_time(&self) -> Duration {
+        self.last_network_time
+    }
+
+    fn segment(&mut self, index: usize) -> Result<SegmentedFrame> {
+        let input = self.network.input_size();
+        let mut probability = vec![0.0; input.area()];
+        let begun = Instant::now();
+        self.network.run(&self.window.around(index), &mut probability)?;
+        self.last_network_time = begun.elapsed();
+        check_numbers(index, input, &probability)?;
+        let frame = self.window.take_frame(index);
+        let frame = frame.ok_or_else(|| Error::Internal(format!("frame {index} is not in its own window")))?;
+        let probability = to_source_size(&mut self.resize, &probability)?;
+        let mask = self.post.mask(&probability);
+        self.done = index + 1;
+        Ok(SegmentedFrame { index, frame, probability, mask })
+    }
+}
