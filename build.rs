@@ -168,6 +168,7 @@ mod cuda {
         let nvcc = Nvcc::find()?;
         let kept = kept_folder(out)?;
         let mut list = String::from("const FATBINS: &[Fatbin] = &[\n");
+        let mut used = String::from("const RESOURCES: &[Resources] = &[\n");
         // What only tests launch, together with the emulator, is no part of a build without it.
         let is_wanted = |file: &&KernelFile| cfg!(feature = "emulator") || !file.stem.starts_with("conformance");
         for file in files.iter().filter(is_wanted).filter(|file| !nvcc.architectures_for(file).is_empty()) {
@@ -176,9 +177,14 @@ mod cuda {
             let (stem, needs) = (&file.stem, file.needs.unwrap_or(0));
             let head = format!("file: {stem:?}, needs: {needs}, kernels: &{kernels:?}");
             writeln!(list, "    Fatbin {{ {head}, image: include_bytes!({fatbin:?}) }},")?;
+            for line in text_of(&fatbin.with_extension("txt"))?.lines() {
+                writeln!(used, "    {},", resources_in(line)?)?;
+            }
         }
         list.push_str("];\n");
+        used.push_str("];\n");
         fs::write(out.join("fatbins.rs"), list)?;
+        fs::write(out.join("resources.rs"), used)?;
         println!("cargo::rustc-env=CORONET_KERNELS_BY={}.{}", nvcc.version.0, nvcc.version.1);
         println!("cargo::rustc-env=CORONET_KERNELS_BY_NVCC={}", fs::canonicalize(&nvcc.program)?.display());
         println!("cargo::rustc-env=CORONET_KERNELS_FOR={}", nvcc.architectures.join(", "));
@@ -303,6 +309,20 @@ mod cuda {
         }
         lines.sort();
         lines
+    }
+
+    /// A line of [`resources`] as Rust.
+    fn resources_in(line: &str) -> Result<String> {
+        let parsed = || {
+            let (head, used) = line.split_once(": ")?;
+            let (kernel, architecture) = head.split_once(" sm_")?;
+            let number = |unit: &str| first_number(used.split(", ").find(|part| part.ends_with(unit))?);
+            let (registers, shared) = (number(" registers")?, number(" bytes smem").unwrap_or(0));
+            let architecture = number_of(architecture)?;
+            let head = format!("kernel: {kernel:?}, architecture: {architecture}");
+            Some(format!("Resources {{ {head}, registers: {registers}, shared_bytes: {shared} }}"))
+        };
+        parsed().ok_or_else(|| format!("ptxas says what is not understood: {line}").into())
     }
 
     fn first_number(text: &str) -> Option<u64> {

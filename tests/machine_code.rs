@@ -165,3 +165,70 @@ fn a_kernel_that_keeps_an_array_in_memory_is_found() {
     assert!(nvcc.status().unwrap().success());
     assert!(disassembled(&cuobjdump, &image)[0].instructions.iter().any(|name| is_local(name)));
 }
+
+/// NVIDIA's own calculator, around its header: reads architecture, threads and shared bytes of a multiprocessor, then
+/// threads, registers and shared bytes of a block; says how many blocks fit.
+const CALCULATOR: &str = r#"
+#include <cstdio>
+#include "cuda_occupancy.h"
+int main() {
+    int architecture, threads, shared, block_threads, registers, block_shared;
+    while (std::scanf("%d %d %d %d %d %d", &architecture, &threads, &shared, &block_threads, &registers, &block_shared) == 6) {
+        cudaOccDeviceProp device;
+        device.computeMajor = architecture / 10, device.computeMinor = architecture % 10;
+        device.maxThreadsPerBlock = 1024, device.maxThreadsPerMultiprocessor = threads;
+        device.regsPerBlock = device.regsPerMultiprocessor = 65536, device.warpSize = 32, device.numSms = 1;
+        device.sharedMemPerBlock = 48 << 10, device.sharedMemPerMultiprocessor = shared;
+        device.reservedSharedMemPerBlock = architecture >= 80 ? 1024 : 0;
+        device.sharedMemPerBlockOptin = shared - device.reservedSharedMemPerBlock;
+        cudaOccFuncAttributes kernel;
+        kernel.maxThreadsPerBlock = 1024, kernel.numRegs = registers, kernel.sharedSizeBytes = 0;
+        kernel.shmemLimitConfig = FUNC_SHMEM_LIMIT_OPTIN, kernel.maxDynamicSharedSizeBytes = shared;
+        cudaOccDeviceState state;
+        state.carveoutConfig = SHAREDMEM_CARVEOUT_MAX_SHARED;
+        cudaOccResult result;
+        if (cudaOccMaxActiveBlocksPerMultiprocessor(&result, &device, &kernel, &state, block_threads, block_shared)) return 1;
+        std::printf("%d\n", result.activeBlocksPerMultiprocessor);
+    }
+}
+"#;
+
+#[test]
+fn occupancy_is_that_of_nvidias_calculator() {
+    use coronet::device::cuda::Multiprocessor;
+    let headers = Path::new(env!("CORONET_KERNELS_BY_NVCC")).parent().unwrap().with_file_name("include");
+    if !headers.join("cuda_occupancy.h").is_file() {
+        return println!("skipped: there is no cuda_occupancy.h in {}", headers.display());
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let (source, program) = (folder.path().join("calculator.cpp"), folder.path().join("calculator"));
+    std::fs::write(&source, CALCULATOR).unwrap();
+    let mut compiler = Command::new("c++");
+    compiler.args(["-w", "-O1", "-I"]).arg(&headers).arg("-o").arg(&program).arg(&source);
+    assert!(compiler.status().unwrap().success());
+
+    let (mut questions, mut ours) = (String::new(), Vec::new());
+    for multiprocessor in Multiprocessor::ALL {
+        let Multiprocessor { architecture, threads, shared_bytes, .. } = multiprocessor;
+        for block_threads in [1, 32, 64, 96, 128, 160, 256, 512, 1024] {
+            for registers in [1, 16, 24, 31, 32, 40, 64, 96, 128, 129, 168, 255] {
+                for shared in [0, 1, 127, 512, 4 << 10, 16 << 10, 33 << 10, 48 << 10] {
+                    let block = multiprocessor.blocks_at_once(block_threads, registers, shared);
+                    questions +=
+                        &format!("{architecture} {threads} {shared_bytes} {block_threads} {registers} {shared}\n");
+                    ours.push(block);
+                }
+            }
+        }
+    }
+    let asked = folder.path().join("questions");
+    std::fs::write(&asked, &questions).unwrap();
+    let output = Command::new(&program).stdin(std::fs::File::open(&asked).unwrap()).output().unwrap();
+    assert!(output.status.success(), "the calculator refuses a question");
+    let theirs: Vec<u32> =
+        String::from_utf8(output.stdout).unwrap().lines().map(|line| line.parse().unwrap()).collect();
+    assert_eq!(theirs.len(), ours.len());
+    for ((question, theirs), ours) in questions.lines().zip(theirs).zip(ours) {
+        assert_eq!(ours, theirs, "{question}");
+    }
+}

@@ -2,15 +2,17 @@
 
 use super::print;
 use clap::{Args, ValueHint};
+use coronet::device::Precision;
 use coronet::device::cpu::CpuDevice;
 use coronet::graph::Shape;
 use coronet::model::{CeNet, Config, Objective, Optimizer, Stem, TrainingStep};
-use coronet::program::{Placement, Program};
+use coronet::program::{Placement, Program, Target};
 use coronet::weights::Weights;
 use coronet::{Error, Result};
 use std::fmt::Write as _;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 /// Show what a weights file holds, or what a network computes step by step
 #[derive(Debug, Args)]
@@ -20,9 +22,17 @@ pub struct Arguments {
     #[arg(value_name = "WEIGHTS", value_hint = ValueHint::FilePath)]
     weights: Option<PathBuf>,
 
-    /// The program of one frame on the CPU: steps, shapes, work, memory
+    /// The program of one frame on the CPU, or with --arch on a GPU: steps, shapes, work, memory
     #[arg(long)]
     program: bool,
+
+    /// The launches on a GPU of this architecture, such as 90 or 90a: grids, registers, shared memory, occupancy
+    #[arg(long, value_name = "ARCH", requires = "program")]
+    arch: Option<Architecture>,
+
+    /// What convolutions on that GPU multiply: float32, tf32, float16 or bfloat16
+    #[arg(long, value_name = "P", default_value_t = Precision::Float32, requires = "arch")]
+    precision: Precision,
 
     /// Base width of the network: a multiple of 4
     #[arg(long, default_value_t = 64, conflicts_with = "weights")]
@@ -49,6 +59,21 @@ pub struct Arguments {
     training: Option<usize>,
 }
 
+/// 90 for `90`, `90a` and `sm_90`.
+#[derive(Debug, Clone, Copy)]
+struct Architecture(u32);
+
+impl FromStr for Architecture {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Architecture, String> {
+        let number = text.trim_start_matches("sm_").trim_end_matches(|c: char| c.is_ascii_lowercase());
+        let number =
+            number.parse().map_err(|_| format!("an architecture is a number such as 80 or 90a, not {text}"))?;
+        Ok(Architecture(number))
+    }
+}
+
 /// Runs the verb.
 pub fn run(arguments: &Arguments) -> Result<()> {
     let text = match &arguments.weights {
@@ -58,29 +83,81 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     print(&mut io::stdout().lock(), &text)
 }
 
-fn inference(config: Config, size: usize) -> Result<Program> {
+fn inference(config: Config, size: usize, device: &dyn Target) -> Result<Program> {
     let network = CeNet::build(config, 1, size, size)?;
-    let device = CpuDevice::new(Some(1))?;
-    Program::lower(&network.graph, &[network.probability], &device, Placement::Shared)
+    Program::lower(&network.graph, &[network.probability], device, Placement::Shared)
 }
 
 fn describe_program(arguments: &Arguments) -> Result<String> {
     let &Arguments { width, stem, n, in_channels, size, training, .. } = arguments;
     let config = Config::new(width, stem, n, in_channels)?;
-    let program = match training {
-        None => inference(config, size)?,
-        Some(0) => return Err(Error::Request("a batch holds at least one window".into())),
-        Some(batch) => training_step(config, batch, size)?,
+    let lower = |device: &dyn Target| match training {
+        None => inference(config, size, device),
+        Some(0) => Err(Error::Request("a batch holds at least one window".into())),
+        Some(batch) => training_step(config, batch, size, device),
     };
-    Ok(format!("{config}, {size}x{size}\n{program}"))
+    let head = format!("{config}, {size}x{size}");
+    match arguments.arch {
+        None => Ok(format!("{head}\n{}", lower(&CpuDevice::new(Some(1))?)?)),
+        Some(Architecture(architecture)) => {
+            Ok(format!("{head}, {}\n{}", arguments.precision, launches(architecture, arguments.precision, &lower)?))
+        }
+    }
 }
 
-fn training_step(config: Config, batch: usize, size: usize) -> Result<Program> {
+#[cfg(not(feature = "cuda"))]
+fn launches(_: u32, _: Precision, _: &dyn Fn(&dyn Target) -> Result<Program>) -> Result<String> {
+    Err(Error::Device("this build has no code for GPUs; build with the feature `cuda` for that".into()))
+}
+
+/// What a GPU would be told to do, a row for each launch.
+#[cfg(feature = "cuda")]
+fn launches(architecture: u32, precision: Precision, lower: &dyn Fn(&dyn Target) -> Result<Program>) -> Result<String> {
+    use coronet::device::cuda::{CudaDevice, Multiprocessor};
+    let device = CudaDevice::on_paper(architecture, precision)?;
+    let program = lower(&device)?;
+    let planned = device.plan(&program)?;
+    let names = planned.iter().map(|launch| program.steps()[launch.step].name.len()).max().unwrap_or(0).max(4);
+    let kernels = planned.iter().map(|launch| launch.kernel.len()).max().unwrap_or(0).max(6);
+    let mut text = String::new();
+    if let Some(Multiprocessor { gpu, count, .. }) = Multiprocessor::of(architecture) {
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "sm_{architecture}; waves are those of {count} multiprocessors ({gpu})");
+    }
+    let heads = ["grid", "threads", "registers", "shared", "blocks/SM", "waves"];
+    let [grid, threads, registers, shared, blocks, waves] = heads;
+    let _ = writeln!(
+        text,
+        "{:>4}  {:names$}  {:kernels$}  {grid:>14}  {threads:>7}  {registers:>9}  {shared:>7}  {blocks:>9}  {waves:>8}",
+        "step", "node", "kernel"
+    );
+    for launch in &planned {
+        let (step, name) = (launch.step, &program.steps()[launch.step].name);
+        let grid = launch.grid.map(|side| side.to_string()).join("x");
+        let _ = writeln!(
+            text,
+            "{step:>4}  {name:names$}  {:kernels$}  {grid:>14}  {:>7}  {:>9}  {:>7}  {:>9}  {:>8.2}",
+            launch.kernel, launch.threads, launch.registers, launch.shared_bytes, launch.blocks_at_once, launch.waves
+        );
+    }
+    let bytes: usize = program.steps().iter().map(|step| program.traffic(step)).sum();
+    let _ = writeln!(
+        text,
+        "{:.2} GMAC, {:.2} GFLOP, {:.1} MB moved at least, arena {:.1} MB",
+        program.macs() as f64 / 1e9,
+        program.flops() as f64 / 1e9,
+        bytes as f64 / 1e6,
+        (program.arena_len() * size_of::<f32>()) as f64 / 1e6
+    );
+    let _ = write!(text, "{} launches", planned.len());
+    Ok(text)
+}
+
+fn training_step(config: Config, batch: usize, size: usize, device: &dyn Target) -> Result<Program> {
     let network = CeNet::build(config, batch, size, size)?;
     let objective = Objective { rho: 1e-4, ..Objective::default() };
     let step = TrainingStep::build(network, objective, Optimizer::Sgd { momentum: 0.9 })?;
-    let device = CpuDevice::new(Some(1))?;
-    Program::lower(&step.network.graph, &[step.total_loss], &device, Placement::Shared)
+    Program::lower(&step.network.graph, &[step.total_loss], device, Placement::Shared)
 }
 
 fn describe_weights(path: &Path, size: usize) -> Result<String> {
@@ -95,7 +172,7 @@ fn describe_weights(path: &Path, size: usize) -> Result<String> {
     for (name, shape) in config.parameters()? {
         row(&name, &dimensions(shape), &shape.elements().to_string());
     }
-    let macs = inference(config, size)?.macs();
+    let macs = inference(config, size, &CpuDevice::new(Some(1))?)?.macs();
     let millions = weights.parameters() as f64 / 1e6;
     let _ = write!(
         text,

@@ -56,3 +56,61 @@ fn what_cannot_be_shown_is_refused_with_a_sentence() {
     let absurd = ["--program", "--size", "96", "--width", "4", "--training", "1000000000000000"];
     assert!(refusal(&absurd).contains("too large"));
 }
+
+/// The launches of a GPU's program: header and rows, and the last line.
+#[cfg(feature = "cuda")]
+fn launches(arguments: &[&str]) -> Option<(Vec<String>, String)> {
+    let built_for = env!("CORONET_KERNELS_FOR");
+    if !built_for.split(", ").any(|name| name.starts_with("90")) {
+        println!("skipped: this build has code for {built_for} only");
+        return None;
+    }
+    let text = shown(&[&["--program", "--arch", "90a"], arguments].concat());
+    let mut lines: Vec<String> = text.trim_end().lines().map(str::to_owned).collect();
+    let last = lines.pop().unwrap();
+    Some((lines, last))
+}
+
+/// What a frame costs on a GPU. A change that launches more, or that has a kernel take more of a multiprocessor, shows.
+#[cfg(feature = "cuda")]
+#[test]
+fn the_launches_of_a_frame_and_their_occupancy_are_known() {
+    let Some((lines, last)) = launches(&[]) else { return };
+    assert_eq!(lines[0], "3D-2D CE-Net, width 64, stem half, N = 2, 1 input channel, 448x448, float32");
+    assert_eq!(lines[1], "sm_90; waves are those of 132 multiprocessors (H100 SXM, H200)");
+    let heads: Vec<&str> = lines[2].split_whitespace().collect();
+    assert_eq!(heads, ["step", "node", "kernel", "grid", "threads", "registers", "shared", "blocks/SM", "waves"]);
+    let rows = &lines[3..lines.len() - 1];
+    assert_eq!(last, format!("{} launches", rows.len()));
+    assert_eq!(rows.len(), LAUNCHES_FLOAT32);
+    for row in rows {
+        let words: Vec<&str> = row.split_whitespace().collect();
+        assert_eq!(words.len(), heads.len(), "{row}");
+        let [threads, registers, blocks]: [u32; 3] = [4, 5, 7].map(|at| words[at].parse().unwrap());
+        assert!(blocks >= 1 && threads <= 1024 && registers <= 255, "{row}");
+        // Of 2048 threads at least a quarter.
+        assert!(blocks * threads >= 512, "{row}");
+    }
+    assert!(lines[lines.len() - 1].starts_with("73.53 GMAC, 147.88 GFLOP, 1901.6 MB moved at least"), "{lines:?}");
+    let float16 = launches(&["--precision", "float16"]).unwrap();
+    assert_eq!(float16.1, format!("{LAUNCHES_FLOAT16} launches"));
+    assert!(float16.0.iter().any(|row| row.contains(" conv_float16_128x64 ")), "{:?}", float16.0);
+}
+
+/// Norms are three launches, the concatenation one for each of its parts, everything else is one.
+#[cfg(feature = "cuda")]
+const LAUNCHES_FLOAT32: usize = 230;
+/// Operands of convolutions are made before each.
+#[cfg(feature = "cuda")]
+const LAUNCHES_FLOAT16: usize = 354;
+
+#[test]
+fn architectures_that_cannot_be_planned_for_are_refused() {
+    let unknown = refusal(&["--program", "--arch", "70"]);
+    assert!(
+        unknown.contains(if cfg!(feature = "cuda") { "no code for sm_70" } else { "no code for GPUs" }),
+        "{unknown}"
+    );
+    assert!(refusal(&["--program", "--arch", "hopper"]).contains("an architecture is a number"));
+    assert!(refusal(&["--arch", "90"]).contains("see --help"));
+}

@@ -10,6 +10,8 @@ mod frames;
 #[cfg(feature = "cuda")]
 mod gpu;
 mod memory;
+#[cfg(feature = "cuda")]
+mod occupancy;
 mod ops;
 mod resampling;
 
@@ -18,6 +20,8 @@ pub use driver::{Address, Driver, Launch};
 pub use emulated::{Architecture, Copies, EmulatedDriver, Order, Schedule, Traffic};
 #[cfg(feature = "cuda")]
 pub use gpu::Gpu;
+#[cfg(feature = "cuda")]
+pub use occupancy::{Multiprocessor, PlannedLaunch};
 pub use ops::Tile;
 
 pub use frames::{FramePipeline, GreySamples};
