@@ -100,7 +100,7 @@ fn test(arguments: &Arguments) -> Result<bool> {
     }
     let mut kernels = Kernels::default();
     texts.keys().filter(|name| name.ends_with(".cu")).for_each(|name| kernels.extend(Kernels::of(name, &texts)));
-    let bench = Bench::new(&texts)?;
+    let bench = Bench::new(&texts, &kernels)?;
     let done = AtomicUsize::new(0);
     let fates = in_parallel(&chosen, |mutant| {
         let fate = bench.fate(mutant, &texts[&mutant.file]);
@@ -187,7 +187,8 @@ impl Rig {
 const SECONDS_CHECKED: f64 = 1.0;
 
 /// All that mutants are judged by.
-struct Bench {
+struct Bench<'a> {
+    kernels: &'a Kernels,
     folder: TempDir,
     stems: Vec<String>,
     /// For each kernel file the files that it includes, and those that these include.
@@ -198,8 +199,8 @@ struct Bench {
     runs: BTreeMap<String, Vec<Run>>,
 }
 
-impl Bench {
-    fn new(texts: &BTreeMap<String, String>) -> Result<Bench> {
+impl Bench<'_> {
+    fn new<'a>(texts: &BTreeMap<String, String>, kernels: &'a Kernels) -> Result<Bench<'a>> {
         println!("compiling the kernels as they are");
         let stems: Vec<String> = texts.keys().filter_map(|name| Some(name.strip_suffix(".cu")?.to_owned())).collect();
         let folder = folder()?;
@@ -227,7 +228,7 @@ impl Bench {
         };
         let runs = stems.iter().map(uses).collect();
         let includes = stems.iter().map(|stem| (stem.clone(), included(&format!("{stem}.cu"), texts))).collect();
-        Ok(Bench { folder, stems, includes, plain, checked: OnceLock::new(), runs })
+        Ok(Bench { kernels, folder, stems, includes, plain, checked: OnceLock::new(), runs })
     }
 
     /// What becomes of a mutant: tried on each kernel file that its text is part of, quickly first.
@@ -264,18 +265,21 @@ impl Bench {
         let fate = match rig.compiler.mutant(stem, &mutant.file, text, &name) {
             Err(problem) => Fate::DoesNotCompile(problem),
             Ok(None) => Fate::SameCode,
-            Ok(Some(library)) => self.judge(rig, stem, library).unwrap_or_else(|e| Fate::Failed(e.to_string())),
+            Ok(Some(library)) => self.judge(rig, stem, mutant, library).unwrap_or_else(|e| Fate::Failed(e.to_string())),
         };
         rig.compiler.remove(&name);
         fate
     }
 
-    fn judge(&self, rig: &Rig, stem: &str, mutant: Library) -> Result<Fate> {
+    fn judge(&self, rig: &Rig, stem: &str, mutant: &Mutant, library: Library) -> Result<Fate> {
         let (schedules, seconds_for_one) = match rig.compiler.build {
             Build::Plain => (vec![0, 1, 2], 10.0),
             Build::Checked => (vec![0], 60.0),
         };
-        let mut runs = self.runs[stem].clone();
+        // Those that launch a kernel which has the mutant in it: the others would run what they ran before.
+        let kernels = self.kernels.at(&mutant.file, mutant.span.start);
+        let launches = |run: &&Run| run.kernels.iter().any(|kernel| kernels.contains(&kernel.as_str()));
+        let mut runs: Vec<Run> = self.runs[stem].iter().filter(launches).cloned().collect();
         if rig.compiler.build == Build::Checked {
             let mut seconds = 0.0;
             runs.retain(|run| {
@@ -283,7 +287,7 @@ impl Bench {
                 seconds < SECONDS_CHECKED
             });
         }
-        let libraries = vec![rig.originals.clone(), mutant];
+        let libraries = vec![rig.originals.clone(), library];
         let task = Task::Judge { runs, schedules, seconds_for_one };
         Ok(match (Order { emulator: rig.emulator.clone(), libraries, task }).given_to_a_process()? {
             Answer::Killed(why) => Fate::Killed(why),

@@ -3,6 +3,7 @@
 use crate::compiler::Result;
 use crate::kernels::Kernels;
 use crate::mutants::Mutant;
+use crate::runs::ENDLESS;
 use crate::survivors::Explained;
 use std::collections::BTreeMap;
 use std::fmt::{self, Write};
@@ -101,9 +102,11 @@ impl Report {
         mutants.into_iter().map(|(kernel, of_it)| (kernel, self.count(of_it.into_iter()))).collect()
     }
 
-    /// Explanations of what does not survive.
+    /// Explanations of what does not survive. One that only costs time may be ended for it, on one machine and not on
+    /// another.
     fn stale(&self) -> Vec<String> {
-        let survivors = self.survivors();
+        let lives = |fate: &Fate| matches!(fate, Fate::Survived) || *fate == Fate::Killed(ENDLESS.to_owned());
+        let survivors: Vec<&Mutant> = self.pairs().filter(|(_, fate)| lives(fate)).map(|(mutant, _)| mutant).collect();
         let stale = |entry: &Explained| -> Vec<String> {
             entry.stale(&survivors).iter().map(|mutated| format!("{}: {mutated}", entry.file)).collect()
         };

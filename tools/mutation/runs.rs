@@ -251,7 +251,8 @@ impl LoadedKernels {
     }
 }
 
-const ENDLESS: &str = "does not end";
+/// Of a mutant that was ended for taking too long.
+pub const ENDLESS: &str = "does not end";
 
 /// Ends the process when a run computes for longer than it may. What else the machine does is not its fault: only a run
 /// that waits for ever is ended by the clock.
