@@ -1,13 +1,13 @@
-//! One network on the CPU behind a line protocol, so that `tools/compare_cpu.py` can time it in turn with others.
+//! One network behind a line protocol, so that `tools/compare_cpu.py` and `compare_torch.py` can time it in turn with others.
 //!
-//! `frame_server --weights W.safetensors --input I.safetensors --threads T` loads, warms up and prints `ready`; `run`
-//! computes a frame and prints its milliseconds; `steps` prints a table of the time each step took; `output PATH`
+//! `frame_server --weights W.safetensors --input I.safetensors --threads T [--device D --precision P]` loads, warms up and
+//! prints `ready`; `run` computes a frame and prints milliseconds: with `--device` those of the device, then, and without
+//! it only, those from plain array to plain arrays; `steps` prints a table of the time each step took; `output PATH`
 //! writes the last frame's `logits` and `probability` and prints `written`; `quit` ends. `I` holds `input`
 //! [1, C, 2N+1, H, W].
 
 use coronet::Result;
-use coronet::device::cpu::CpuDevice;
-use coronet::device::{Device, Session};
+use coronet::device::{DeviceChoice, Precision, Session};
 use coronet::model::CeNet;
 use coronet::program::{Placement, Program};
 use coronet::weights::Weights;
@@ -27,6 +27,10 @@ struct Arguments {
     input: PathBuf,
     #[arg(long)]
     threads: usize,
+    #[arg(long)]
+    device: Option<DeviceChoice>,
+    #[arg(long, default_value_t = Precision::Float32)]
+    precision: Precision,
 }
 
 fn main() -> Outcome<()> {
@@ -42,13 +46,16 @@ fn main() -> Outcome<()> {
         let line = line?;
         match line.split_once(' ').unwrap_or((&line, "")) {
             ("run", "") => {
+                let alone = arguments.device.map(|_| session.run_measured()).transpose()?;
                 // As other engines do it: from a plain array to plain arrays.
                 let start = Instant::now();
                 session.write(network.window, &window)?;
                 session.run()?;
                 session.read_into(network.logits, results[0].data_mut())?;
                 session.read_into(network.probability, results[1].data_mut())?;
-                answer(&format!("{:.4}", start.elapsed().as_secs_f64() * 1e3))?;
+                let host = format!("{:.4}", start.elapsed().as_secs_f64() * 1e3);
+                let alone = alone.map(|time| format!("{:.4} ", time.compute.as_secs_f64() * 1e3));
+                answer(&(alone.unwrap_or_default() + &host))?;
             }
             ("steps", "") => answer(&step_table(session.as_mut())?)?,
             ("output", path) => {
@@ -75,9 +82,10 @@ fn load(arguments: &Arguments) -> Outcome<(CeNet, Box<dyn Session>, Vec<f32>)> {
     let input = input.tensor("input")?;
     let &[1, _, _, height, width] = input.shape() else { return Err("the input must be [1, C, 2N+1, H, W]".into()) };
     let network = CeNet::build(weights.config(), 1, height, width)?;
-    let device = CpuDevice::new(Some(arguments.threads))?;
+    let device = arguments.device.unwrap_or(DeviceChoice::Cpu).open(Some(arguments.threads))?.device;
+    let device = device.with_precision(arguments.precision)?;
     let outputs = [network.logits, network.probability];
-    let program = Program::lower(&network.graph, &outputs, &device, Placement::Shared)?;
+    let program = Program::lower(&network.graph, &outputs, &*device, Placement::Shared)?;
     let mut session = device.load(program)?;
     weights.write_into(&network, |id, numbers| session.write(id, numbers))?;
     let numbers: Vec<f32> =

@@ -1,12 +1,13 @@
-//! Training steps on the CPU behind a line protocol, so that `tools/compare_training.py` can time them in turn with
-//! PyTorch's.
+//! Training steps behind a line protocol, so that `tools/compare_training.py` and `compare_torch.py` can time them in turn
+//! with PyTorch's.
 //!
-//! `step_server --weights W.safetensors --batch B.safetensors --threads T --rate R` loads, does no step and prints `ready`;
-//! `run` does one step of the preset `better` on the batch and prints its milliseconds; `losses` prints the loss that each
+//! `step_server --weights W.safetensors --batch B.safetensors --threads T --rate R [--device D --precision P]` loads, does no
+//! step and prints `ready`; `run` does one step of the preset `better` on the batch and prints milliseconds: with `--device`
+//! those of the device, then, and without it only, those from the batch to the loss; `memory` prints the bytes of the
+//! arena; `losses` prints the loss that each
 //! step began with; `quit` ends. `B` holds `input` [B, C, 2N+1, H, W] and `mask` [B, 1, H, W].
 
-use coronet::device::cpu::CpuDevice;
-use coronet::device::{Device, Session};
+use coronet::device::{DeviceChoice, Precision, Session};
 use coronet::model::{CeNet, TrainingStep};
 use coronet::program::{Placement, Program};
 use coronet::train::Preset;
@@ -29,6 +30,10 @@ struct Arguments {
     threads: usize,
     #[arg(long)]
     rate: f32,
+    #[arg(long)]
+    device: Option<DeviceChoice>,
+    #[arg(long, default_value_t = Precision::Float32)]
+    precision: Precision,
 }
 
 fn main() -> Outcome<()> {
@@ -45,11 +50,14 @@ fn main() -> Outcome<()> {
                 session.write(step.mask, &batch.mask)?;
                 let number = losses.len() as u64 + 1;
                 step.write_schedule(number, arguments.rate, |id, numbers| session.write(id, numbers))?;
-                session.run()?;
+                let alone = session.run_measured()?.compute;
                 losses.push(session.read(step.total_loss)?.data()[0]);
-                answer(&format!("{:.4}", start.elapsed().as_secs_f64() * 1e3))?;
+                let host = format!("{:.4}", start.elapsed().as_secs_f64() * 1e3);
+                let alone = arguments.device.map(|_| format!("{:.4} ", alone.as_secs_f64() * 1e3));
+                answer(&(alone.unwrap_or_default() + &host))?;
             }
             "losses" => answer(&losses.iter().map(f32::to_string).collect::<Vec<_>>().join(" "))?,
+            "memory" => answer(&(session.program().arena_len() * size_of::<f32>()).to_string())?,
             "quit" => break,
             other => return Err(format!("unknown command: {other}").into()),
         }
@@ -84,10 +92,11 @@ fn load(arguments: &Arguments) -> Outcome<(TrainingStep, Box<dyn Session>, Batch
     let recipe = Preset::Better.recipe();
     let network = CeNet::build(weights.config(), batch, height, width)?;
     let step = TrainingStep::build(network, recipe.objective, recipe.optimizer)?;
-    let device = CpuDevice::new(Some(arguments.threads))?;
+    let device = arguments.device.unwrap_or(DeviceChoice::Cpu).open(Some(arguments.threads))?.device;
+    let device = device.with_precision(arguments.precision)?;
     // The probability is read for the training IoU.
     let outputs = [step.dice_loss, step.total_loss, step.network.probability];
-    let program = Program::lower(&step.network.graph, &outputs, &device, Placement::Shared)?;
+    let program = Program::lower(&step.network.graph, &outputs, &*device, Placement::Shared)?;
     let mut session = device.load(program)?;
     weights.write_into(&step.network, |id, numbers| session.write(id, numbers))?;
     Ok((step, session, Batch { window, mask }))
