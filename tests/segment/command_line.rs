@@ -30,7 +30,8 @@ fn wrong_usage_exits_with_2_and_says_what_is_wrong() {
         segment(arguments).assert().code(2).stdout("").stderr(predicate::str::contains(problem));
     }
     coronet().assert().code(2);
-    coronet().args(["segment"]).assert().code(2).stderr(predicate::str::contains("--out <DIR>"));
+    coronet().args(["segment"]).assert().code(2).stderr(predicate::str::contains("<INPUT>"));
+    coronet().args(["segment", "clip.dcm"]).assert().code(2).stderr(predicate::str::contains("--out <DIR>"));
 }
 
 #[test]
