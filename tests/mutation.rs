@@ -1,12 +1,23 @@
 //! What mutation testing breaks, see `tools/mutation/main.rs`: the exact mutants of small texts, and the kernels that
 //! they count for.
 
+/// All that the report and the list of survivors need of it.
+mod compiler {
+    pub type Result<T, E = Box<dyn std::error::Error>> = std::result::Result<T, E>;
+}
 #[path = "../tools/mutation/kernels.rs"]
 mod kernels;
 #[path = "../tools/mutation/mutants.rs"]
 mod mutants;
+#[path = "../tools/mutation/report.rs"]
+#[allow(dead_code)]
+mod report;
+#[path = "../tools/mutation/survivors.rs"]
+#[allow(dead_code)]
+mod survivors;
 
 use kernels::Kernels;
+use report::{ENDLESS, Fate, Report, WHEN_CHECKED};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What the mutants make of a text's only line.
@@ -186,4 +197,44 @@ fn every_mutant_of_our_kernels_counts_for_one_at_least_and_every_kernel_has_some
     assert_eq!(with_mutants.len(), heads - 3 + by_macro, "three heads are in macros");
     let head = texts["conv.cu"].find(" conv_filter_grad(").unwrap();
     assert_eq!(kernels.at("conv.cu", head), ["conv_filter_grad"]);
+}
+
+/// What a run over all mutants of `y = a + b;` says, which are `y = a - b;` and no other, when one entry explains it.
+fn report_of(fate: Fate, explained: bool) -> Report {
+    let text = "extern \"C\" __global__ void sum(int a, int b, int* y) {\n    *y = a + b;\n}\n";
+    let mutants = mutants::mutants("some.cu", text);
+    let [mutant] = &mutants[..] else { panic!("one mutant, not {mutants:?}") };
+    let entry = survivors::Explained {
+        file: "some.cu".into(),
+        line: mutant.line.clone(),
+        mutants: vec![mutant.mutated.clone()],
+        equivalent: true,
+        why: "because".into(),
+    };
+    let kernels = Kernels::of("some.cu", &BTreeMap::from([("some.cu".to_owned(), text.to_owned())]));
+    Report::new(mutants, vec![fate], explained.then_some(entry).into_iter().collect(), kernels)
+}
+
+#[test]
+fn a_run_is_good_when_enough_are_killed_and_each_survivor_is_explained() {
+    let killed = |why: &str| Fate::Killed(why.to_owned());
+    let is_good = |fate: Fate, explained| report_of(fate, explained).is_good(true);
+    assert!(is_good(killed("1 wrong number"), false));
+    assert!(!is_good(killed("1 wrong number"), true), "the explanation is left over");
+    assert!(report_of(killed("1 wrong number"), true).is_good(false), "of a part of the mutants nobody knows");
+    // What the machine's speed decides leaves no explanation over.
+    assert!(is_good(killed(ENDLESS), true));
+    assert!(is_good(killed(&format!("{WHEN_CHECKED}a race")), true));
+    assert!(!is_good(Fate::Survived, false), "not explained");
+    assert!(!is_good(Fate::Survived, true), "none is killed");
+    assert!(report_of(Fate::Survived, true).is_good(false));
+    assert!(!is_good(Fate::Failed("no compiler".into()), false));
+}
+
+#[test]
+fn the_report_has_a_line_for_each_kernel() {
+    let table = report_of(Fate::Survived, true).table(true);
+    let row = table.lines().find(|line| line.starts_with("sum ")).unwrap();
+    assert_eq!(row.split_whitespace().collect::<Vec<_>>(), ["sum", "1", "0", "0.0%", "1", "0"]);
+    assert!(table.contains("all, each once"), "{table}");
 }

@@ -18,7 +18,7 @@ use clap::Parser;
 use compiler::{Build, Compiler, Library, Result};
 use kernels::{Kernels, included};
 use mutants::Mutant;
-use report::{Fate, Report};
+use report::{Fate, Report, WHEN_CHECKED};
 use runs::{Answer, Order, Run, Task};
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -246,7 +246,10 @@ impl Bench<'_> {
         if survived.is_empty() {
             return Fate::SameCode;
         }
-        let checked = survived.into_iter().map(|stem| self.try_on(Build::Checked, stem, mutant, &text));
+        let checked = survived.into_iter().map(|stem| match self.try_on(Build::Checked, stem, mutant, &text) {
+            Fate::Killed(why) => Fate::Killed(format!("{WHEN_CHECKED}{why}")),
+            fate => fate,
+        });
         checked.into_iter().find(|fate| *fate != Fate::Survived).unwrap_or(Fate::Survived)
     }
 

@@ -6,6 +6,7 @@
 
 use crate::compiler::{Library, Result};
 use crate::frames;
+use crate::report::ENDLESS;
 use coronet::device::Precision;
 use coronet::device::cuda::{Architecture, CudaDevice, Driver, EmulatedDriver, Schedule, Tile};
 use coronet::graph::Tensor;
@@ -250,9 +251,6 @@ impl LoadedKernels {
         trials.skip(share).step_by(of).map(|trial| Run::measure(trial, &rig)).collect()
     }
 }
-
-/// Of a mutant that was ended for taking too long.
-pub const ENDLESS: &str = "does not end";
 
 /// Ends the process when a run computes for longer than it may. What else the machine does is not its fault: only a run
 /// that waits for ever is ended by the clock.
