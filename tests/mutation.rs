@@ -5,6 +5,9 @@
 mod compiler {
     pub type Result<T, E = Box<dyn std::error::Error>> = std::result::Result<T, E>;
 }
+#[path = "../tools/mutation/changes.rs"]
+#[allow(dead_code)]
+mod changes;
 #[path = "../tools/mutation/kernels.rs"]
 mod kernels;
 #[path = "../tools/mutation/mutants.rs"]
@@ -16,6 +19,7 @@ mod report;
 #[allow(dead_code)]
 mod survivors;
 
+use changes::Changes;
 use kernels::Kernels;
 use report::{ENDLESS, Fate, Report, WHEN_CHECKED};
 use std::collections::{BTreeMap, BTreeSet};
@@ -23,6 +27,25 @@ use std::collections::{BTreeMap, BTreeSet};
 /// What the mutants make of a text's only line.
 fn of(line: &str) -> Vec<String> {
     mutants::mutants("some.cu", line).into_iter().map(|mutant| mutant.mutated).collect()
+}
+
+#[test]
+fn the_lines_that_a_change_adds_are_found_and_those_that_it_only_takes_away_are_not() {
+    let diff = "diff --git a/kernels/conv.cu b/kernels/conv.cu\n--- a/kernels/conv.cu\n+++ b/kernels/conv.cu\n\
+                @@ -17,0 +18 @@ constexpr int SIDE = 16;\n+one\n@@ -67 +69,5 @@ float4 x\n-was\n+a\n+b\n+c\n+d\n+e\n\
+                @@ -90,2 +95,0 @@ void y\n-gone\n-gone\n";
+    let changes = Changes::of_diff(diff);
+    let touched: Vec<usize> = (1..120).filter(|&line| changes.touch("conv.cu", line..line + 1)).collect();
+    assert_eq!(touched, [18, 69, 70, 71, 72, 73]);
+    assert!(changes.touch("conv.cu", 60..70) && !changes.touch("conv.cu", 60..69) && !changes.touch("x.cu", 18..19));
+}
+
+#[test]
+fn a_mutant_knows_the_lines_that_it_touches() {
+    let text = "int a = 0;\nbool both = a > 0 &&\n    a < 9;\n";
+    let touched: Vec<_> = mutants::mutants("some.cu", text).iter().map(|mutant| mutant.lines(text)).collect();
+    // Each side of the conjunction is left out over both lines; the comparisons are moved on their own.
+    assert!(touched.contains(&(2..4)) && touched.contains(&(2..3)) && touched.contains(&(3..4)), "{touched:?}");
 }
 
 #[test]

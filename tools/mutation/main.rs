@@ -1,10 +1,11 @@
 //! Mutation testing of `kernels/`: breaks one thing at a time and asks whether the verification cases notice.
-//! `cargo run --example mutation --no-default-features --features emulator -- [--sample N] [--file NAME] [--line TEXT]`.
+//! `cargo run --example mutation --no-default-features --features emulator -- [--sample N] [--file NAME] [--line TEXT] [--since COMMIT]`.
 //!
 //! A mutant is killed when, on the emulated GPU, a check of an operator that uses the kernel fails (of the kernels around
 //! the network: a comparison of `tests/frames`), or the emulator reports a problem, or bits differ between schedules, or
 //! (asked last, because it is slow) the build that looks for races and undefined behaviour reports one. Those that survive are explained in `survivors.json`, or the run fails.
 
+mod changes;
 mod compiler;
 #[path = "../../tests/frames/checks.rs"]
 mod frames;
@@ -14,6 +15,7 @@ mod report;
 mod runs;
 mod survivors;
 
+use changes::Changes;
 use clap::Parser;
 use compiler::{Build, Compiler, Library, Result};
 use kernels::{Kernels, included};
@@ -43,6 +45,9 @@ struct Arguments {
     /// Only the mutants of lines that contain this text
     #[arg(long)]
     line: Option<String>,
+    /// Only the mutants of lines that are new since this commit
+    #[arg(long, value_name = "COMMIT")]
+    since: Option<String>,
     /// List the mutants and run nothing
     #[arg(long)]
     list: bool,
@@ -80,9 +85,12 @@ fn test(arguments: &Arguments) -> Result<bool> {
     if let Some(file) = arguments.file.iter().find(|file| !texts.contains_key(*file)) {
         return Err(format!("kernels/ has no {file}").into());
     }
+    let changes = arguments.since.as_deref().map(Changes::since).transpose()?;
     chosen.retain(|mutant| {
         let is_in = arguments.file.is_empty() || arguments.file.contains(&mutant.file);
-        is_in && arguments.line.as_ref().is_none_or(|text| mutant.line.contains(text))
+        let is_new =
+            changes.as_ref().is_none_or(|changes| changes.touch(&mutant.file, mutant.lines(&texts[&mutant.file])));
+        is_in && is_new && arguments.line.as_ref().is_none_or(|text| mutant.line.contains(text))
     });
     let explained = survivors::Explained::all()?;
     if let Some(count) = arguments.sample {
@@ -112,7 +120,8 @@ fn test(arguments: &Arguments) -> Result<bool> {
     if let Some(path) = &arguments.json {
         std::fs::write(path, report.json()?)?;
     }
-    let is_full = arguments.sample.is_none() && arguments.file.is_empty() && arguments.line.is_none();
+    let is_full =
+        arguments.sample.is_none() && arguments.file.is_empty() && arguments.line.is_none() && changes.is_none();
     println!("{}", report.table(is_full));
     Ok(report.is_good(is_full))
 }

@@ -16,7 +16,7 @@ pub struct Mutant {
     /// What is replaced, in bytes of the file.
     pub span: Range<usize>,
     pub replacement: String,
-    /// The lines that the span touches, without the spaces around.
+    /// The text of the lines that the span touches, without the spaces around.
     pub line: String,
     /// The same lines, mutated.
     pub mutated: String,
@@ -36,6 +36,11 @@ impl Mutant {
             replacement: replacement.to_owned(),
             span,
         }
+    }
+
+    /// The lines that the span touches in `text`, the whole file, counted from 1.
+    pub fn lines(&self, text: &str) -> Range<usize> {
+        self.line_number..self.line_number + 1 + text[self.span.clone()].matches('\n').count()
     }
 
     /// The whole file, mutated.
@@ -153,7 +158,7 @@ impl Source<'_> {
                 replace(at + 2, end, (!leaves).to_string());
             }
             "min" | "max" | "merge" | "merged" if self.token(at + 1) == "(" => self.call_edits(at, &mut replace),
-            "__syncthreads" | "__syncwarp" | "cp_async_commit" | "cp_async_wait" => {
+            "__syncthreads" | "__syncwarp" | "__threadfence" | "cp_async_commit" | "cp_async_wait" => {
                 let end = (at..self.tokens.len()).find(|&i| self.token(i) == ";").unwrap_or(at);
                 replace(at, end, String::new());
                 if token == "cp_async_wait" {
