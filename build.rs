@@ -120,7 +120,7 @@ fn text_of(path: &Path) -> Result<String> {
     Ok(fs::read_to_string(path).map_err(|problem| format!("cannot read {}: {problem}", path.display()))?)
 }
 
-/// The kernels of a file: `extern "C" __global__ void __launch_bounds__(MOST_THREADS) NAME(`, or a line that begins with
+/// The kernels of a file: `extern "C" __global__ void __launch_bounds__(MOST_THREADS[, ...]) NAME(`, or a line that begins with
 /// a macro which writes that, `..._KERNEL(NAME, ` with `THREADS` threads.
 fn kernels_of(text: &str) -> Vec<Kernel> {
     let written_out = text.lines().filter_map(|line| {
@@ -136,6 +136,8 @@ fn kernels_of(text: &str) -> Vec<Kernel> {
                 Some(bounded) => bounded.split_once(')')?,
                 None => ("1024", head),
             };
+            // What else it has is the least number of blocks that a multiprocessor shall hold at once.
+            let most_threads = most_threads.split(',').next()?;
             let name = head.split_once('(')?.0.trim().to_owned();
             Some(Kernel { name, most_threads: most_threads.to_owned() })
         })

@@ -2,11 +2,12 @@
 // filter gradient.
 //
 // Maps are [batch][row][column][lane], filters [tap][padded input channel][padded output channel]; padding holds zeros,
-// so sums run over it unharmed. A block owns a tile of 64 x 64 results, a thread 4 x 4 of them. It walks the sum in
-// slices of 8: the next slice is copied to shared memory while this one is multiplied.
+// so sums run over it unharmed. A block owns a tile of 64 x 64 results of one sample, a thread 4 x 4 of them. It walks
+// the sum in slices of 8: the next slice is copied to shared memory while this one is multiplied.
 
 #include "convolution.cuh"
 #include "primitives.cuh"
+#include "statistics.cuh"
 
 namespace {
 
@@ -14,6 +15,7 @@ constexpr int TILE = 64;
 constexpr int SLICE = 8;
 constexpr int SIDE = 16;
 constexpr int THREADS = SIDE * SIDE;
+constexpr int WARPS = THREADS / 32;
 
 __device__ __forceinline__ float4 four(const float* from) { return *reinterpret_cast<const float4*>(from); }
 
@@ -64,35 +66,54 @@ __device__ __forceinline__ void multiply_slice(float (&sums)[4][4], const float*
     }
 }
 
-/// y = sums + bias, then ReLU if wanted, for the thread's pixels that exist.
-__device__ __forceinline__ void write_results(const float (&sums)[4][4], const float* bias, float* y, int rectify,
-                                              int first_pixel, int lane, const Geometry& g) {
-    float4 b = bias != nullptr ? four(bias + lane) : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+/// results += bias, then ReLU if wanted; y = results for the thread's first `count` pixels.
+__device__ __forceinline__ void write_results(float (&results)[4][4], const float* bias, float* y, int rectify,
+                                              int count, int lanes) {
+    float4 b = bias != nullptr ? four(bias) : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+    const float added[4] = {b.x, b.y, b.z, b.w};
     for (int i = 0; i < 4; i++) {
-        if (first_pixel + i >= g.batch * g.rows * g.columns) return;
-        *reinterpret_cast<float4*>(y + (first_pixel + i) * g.lanes + lane) =
-            make_float4(rectified(sums[i][0] + b.x, rectify), rectified(sums[i][1] + b.y, rectify),
-                        rectified(sums[i][2] + b.z, rectify), rectified(sums[i][3] + b.w, rectify));
+        for (int j = 0; j < 4; j++) results[i][j] = rectified(results[i][j] + added[j], rectify);
+        if (i >= count) continue;
+        *reinterpret_cast<float4*>(y + i * lanes) =
+            make_float4(results[i][0], results[i][1], results[i][2], results[i][3]);
     }
 }
 
+/// The moments of the block's tile, of whose pixels the first `count` exist, for the first TILE threads, a lane each.
+/// `parts` is room for WARPS * TILE in shared memory. Every thread must call it.
+__device__ __forceinline__ Moments tile_moments(const float (&results)[4][4], int count, Moments* parts) {
+    int thread = static_cast<int>(threadIdx.x), warp = thread / 32;
+    for (int j = 0; j < 4; j++) {
+        const float mine[4] = {results[0][j], results[1][j], results[2][j], results[3][j]};
+        // The other half of the warp has the next four pixels of the same lanes.
+        Moments both = merged_with_lane(moments_of(mine, count - thread / SIDE * 4), SIDE);
+        if (thread % 32 < SIDE) parts[warp * TILE + thread % SIDE * 4 + j] = both;
+    }
+    __syncthreads();
+    Moments tile{0.0f, 0.0f, 0.0f};
+    for (int row = 0; row < WARPS && thread < TILE; row++) tile = merged(tile, parts[row * TILE + thread]);
+    return tile;
+}
+
 /// y[pixel][lane] = bias[lane] + sum over taps and source lanes of source[pixel at tap][k] weight, then ReLU if wanted.
-/// The weight is filter[tap][k][lane], backwards filter[tap][lane][k]. The grid is pixel tiles, lane tiles.
+/// The weight is filter[tap][k][lane], backwards filter[tap][lane][k]. The grid is pixel tiles of each sample, lane tiles.
 template <bool backward>
 __device__ __forceinline__ void convolve(const float* source, const float* filter, const float* bias, float* y,
-                                         int rectify, const Geometry& g) {
+                                         int rectify, const StatisticsTo& statistics, const Geometry& g) {
     // Two stages each: one is filled while the other is read.
-    SHARED_ARRAY(float, pixels, 2 * TILE * SLICE);
-    SHARED_ARRAY(float, weights, 2 * TILE * SLICE);
-    int thread = static_cast<int>(threadIdx.x), first_pixel = static_cast<int>(blockIdx.x) * TILE;
-    int first_lane = static_cast<int>(blockIdx.y) * TILE, pixel_count = g.batch * g.rows * g.columns;
-    int copied = first_pixel + thread / 2;  // by the first half of the threads
-    Pixel pixel = pixel_at(copied, g.rows, g.columns);
+    SHARED_ARRAY(float4, ring, TILE * SLICE);
+    static_assert(sizeof(Moments) * WARPS * TILE <= sizeof(float4) * TILE * SLICE, "statistics take over the ring");
+    float* pixels = reinterpret_cast<float*>(ring);
+    float* weights = pixels + 2 * TILE * SLICE;
+    int thread = static_cast<int>(threadIdx.x), first_lane = static_cast<int>(blockIdx.y) * TILE;
+    PixelTile tile = my_pixel_tile(TILE, g);
+    int copied = thread / 2;  // by the first half of the threads
+    Pixel pixel = pixel_at(tile.first + copied, g.rows, g.columns);
     int slices = g.source_lanes / SLICE, steps = g.kernel_rows * g.kernel_columns * slices;
     auto copy_slice = [&](int step) {
         int tap = step / slices, first = step % slices * SLICE, stage = step % 2 * TILE * SLICE;
         if (thread < THREADS / 2) {
-            copy_pixels<backward>(pixels + stage, source, pixel, copied < pixel_count, tap, first, g);
+            copy_pixels<backward>(pixels + stage, source, pixel, copied < tile.count, tap, first, g);
         } else {
             copy_weights<backward>(weights + stage, filter, tap, first, first_lane, g);
         }
@@ -110,22 +131,35 @@ __device__ __forceinline__ void convolve(const float* source, const float* filte
         int stage = step % 2 * TILE * SLICE;
         if (lane < g.lanes) multiply_slice<backward>(sums, pixels + stage, weights + stage);
     }
-    if (lane < g.lanes) write_results(sums, bias, y, rectify, first_pixel + thread / SIDE * 4, lane, g);
+    int row = thread / SIDE * 4;
+    if (lane < g.lanes) {
+        write_results(sums, bias != nullptr ? bias + lane : nullptr, y + (tile.first + row) * g.lanes + lane, rectify,
+                      tile.count - row, g.lanes);
+    }
+    if (statistics.statistics == nullptr) return;
+    __syncthreads();  // the ring is read no more
+    auto* scratch = reinterpret_cast<Moments*>(ring);
+    Moments moments = tile_moments(sums, tile.count, scratch);
+    take_statistics<THREADS, TILE>(statistics, moments, tile.sample, tile.number, TILE, g.rows * g.columns, first_lane,
+                                   g.lanes, scratch);
 }
 
 }  // namespace
 
 /// y[n][i][j][o] = bias[o] + sum over u, v, c of w[u][v][c][o] x[n][i s + u d - p][j s + v d - p][c], then ReLU if
-/// `rectify`. `bias` may be null.
-extern "C" __global__ void __launch_bounds__(THREADS)
-    conv(const float* x, const float* filter, const float* bias, float* y, int rectify, Geometry g) {
-    convolve<false>(x, filter, bias, y, rectify, g);
+/// `rectify`. `bias` may be null; `statistics` are those of y, where somebody asks for them.
+extern "C" __global__ void __launch_bounds__(THREADS, 4)
+    conv(const float* x, const float* filter, const float* bias, float* y, int rectify, StatisticsTo statistics,
+         Geometry g) {
+    convolve<false>(x, filter, bias, y, rectify, statistics, g);
 }
 
-/// dx[n][i s + u d - p][j s + v d - p][c] += w[u][v][c][o] dy[n][i][j][o], gathered; then bias and ReLU as in `conv`.
+/// dx[n][i s + u d - p][j s + v d - p][c] += w[u][v][c][o] dy[n][i][j][o], gathered; then bias, ReLU and statistics as
+/// in `conv`.
 extern "C" __global__ void __launch_bounds__(THREADS)
-    conv_backward(const float* dy, const float* filter, const float* bias, float* dx, int rectify, Geometry g) {
-    convolve<true>(dy, filter, bias, dx, rectify, g);
+    conv_backward(const float* dy, const float* filter, const float* bias, float* dx, int rectify,
+                  StatisticsTo statistics, Geometry g) {
+    convolve<true>(dy, filter, bias, dx, rectify, statistics, g);
 }
 
 /// parts[part][tap][c][o] = sum over the part's pixels of x[pixel at tap][c] dy[pixel][o]. `g` is that of `conv`: its

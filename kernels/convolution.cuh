@@ -16,6 +16,22 @@ struct Pixel {
     int sample, row, column;
 };
 
+/// Pixels of a result that a block owns, all of one sample.
+struct PixelTile {
+    int sample;
+    /// Among the sample's tiles.
+    int number;
+    /// The first pixel among those of all samples, and how many of the tile's exist.
+    int first, count;
+};
+
+/// That of the block, with tiles of `pixels` pixels in x.
+__device__ __forceinline__ PixelTile my_pixel_tile(int pixels, const Geometry& g) {
+    int area = g.rows * g.columns, tiles = (area + pixels - 1) / pixels, block = static_cast<int>(blockIdx.x);
+    int sample = block / tiles, number = block % tiles;
+    return {sample, number, sample * area + number * pixels, min(pixels, area - number * pixels)};
+}
+
 __device__ __forceinline__ Pixel pixel_at(int index, int rows, int columns) {
     return {index / columns / rows, index / columns % rows, index % columns};
 }

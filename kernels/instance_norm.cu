@@ -1,27 +1,16 @@
 // Instance norm (Ulyanov et al. 2016) and its gradient: y = gamma (x - mean) r + beta, r = 1 / sqrt(var + epsilon),
 // mean and var over the pixels of one channel of one sample.
 //
-// Statistics come from bands of pixels, merged as (count, mean, M2) in a fixed order (Chan, Golub, LeVeque 1983), M2
-// being the sum of squared deviations; all relative to the sample's first pixel, so that a mean far from zero costs
-// nothing.
+// Statistics come from bands of pixels, merged in a fixed order (see statistics.cuh); all relative to the sample's first
+// pixel, so that a mean far from zero costs nothing. A convolution in front of the norm may have taken them already.
 // Maps are [batch][pixel][lane], statistics [batch][mean, r][lane]. Padding lanes: x, gamma and beta are 0, so is y.
 
 #include "columns.cuh"
+#include "statistics.cuh"
 
 namespace {
 
 constexpr int THREADS = 256;
-
-struct Moments {
-    float count, mean, m2;
-};
-
-__device__ __forceinline__ Moments merged(Moments a, Moments b) {
-    float count = a.count + b.count;
-    if (count == 0.0f) return a;
-    float delta = b.mean - a.mean, share = b.count / count;
-    return {count, a.mean + delta * share, a.m2 + b.m2 + delta * delta * a.count * share};
-}
 
 /// Sums of a band for the gradient: of dy, and of dy times the normed input.
 struct Sums {
@@ -101,7 +90,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
         float count = static_cast<float>(min(band_pixels, area - band * band_pixels));
         moments = merged(moments, {count, part[0], part[lanes]});
     }
-    float r = 1.0f / sqrtf(moments.m2 / static_cast<float>(area) + epsilon);
+    float r = reciprocal_deviation(moments.m2, area, epsilon);
     statistics[2 * sample * lanes + lane] = x[sample * area * lanes + lane] + moments.mean;
     statistics[(2 * sample + 1) * lanes + lane] = lane < channels ? r : 0.0f;
 }

@@ -2,12 +2,14 @@
 // and filter gradient, of float16, bfloat16 or tf32 numbers, summed in float32.
 //
 // Maps are [batch][row][column][lane], filters [tap][padded input channel][padded output channel], as in conv.cu. A
-// block of four warps owns a tile of results, ROWS x COLUMNS, a warp a quarter of it. It walks the sum in slices of 64
-// bytes through a ring of stages in shared memory: while one is multiplied, the copies of the next are under way.
+// block of four warps owns a tile of results of one sample, ROWS x COLUMNS, a warp a quarter of it. It walks the sum in
+// slices of 64 bytes through a ring of stages in shared memory: while one is multiplied, the copies of the next are
+// under way.
 #pragma once
 
 #include "convolution.cuh"
 #include "primitives.cuh"
+#include "statistics.cuh"
 
 namespace {
 
@@ -85,6 +87,9 @@ struct Tile {
     using B = Slice<Element, COLUMNS, B_ACROSS>;
     static constexpr int WARP_ROWS = ROWS / 2, WARP_COLUMNS = COLUMNS / 2;
     static constexpr int STAGE_BYTES = A::BYTES + B::BYTES;
+    /// Of the ring, in chunks. Statistics take it over in the end.
+    static constexpr int RING = STAGES * STAGE_BYTES / CHUNK;
+    static_assert(sizeof(Moments) * THREADS <= RING * CHUNK && 2 * COLUMNS <= THREADS, "there is room for statistics");
 
     float sums[WARP_ROWS / 16][WARP_COLUMNS / 8][4] = {};
 
@@ -108,10 +113,9 @@ struct Tile {
         }
     }
 
-    /// Sums over all slices; `copy(stage)` asks for the next one.
+    /// Sums over all slices; `copy(stage)` asks for the next one. `ring` are RING chunks in shared memory.
     template <class Copy>
-    __device__ __forceinline__ void sum(int slices, Copy copy) {
-        SHARED_ARRAY(float4, ring, STAGES * STAGE_BYTES / CHUNK);
+    __device__ __forceinline__ void sum(float4* ring, int slices, Copy copy) {
         auto stage = [&](int slice) { return reinterpret_cast<unsigned char*>(ring) + slice % STAGES * STAGE_BYTES; };
         for (int slice = 0; slice < STAGES - 1; slice++) {
             if (slice < slices) copy(stage(slice));
@@ -127,9 +131,33 @@ struct Tile {
         }
     }
 
-    /// Calls `write(row, column, first sum, second sum)` for the thread's pairs of neighbouring columns.
+    /// The moments of the tile's columns, of whose rows the first `count` exist, for the first COLUMNS threads, a column
+    /// each. `halves` is room for 2 * COLUMNS in shared memory. Every thread must call it.
+    __device__ __forceinline__ Moments column_moments(int count, Moments* halves) const {
+        int thread = static_cast<int>(threadIdx.x), lane = thread % 32;
+        // Of the thread's rows, eight apart, so many exist.
+        int mine = (count - warp_row() - lane / 4 + 7) / 8;
+#pragma unroll
+        for (int j = 0; j < WARP_COLUMNS / 8; j++) {
+#pragma unroll
+            for (int side = 0; side < 2; side++) {
+                float rows[WARP_ROWS / 8];
+#pragma unroll
+                for (int i = 0; i < WARP_ROWS / 8; i++) rows[i] = sums[i / 2][j][i % 2 * 2 + side];
+                Moments moments = moments_of(rows, mine);
+                for (int distance = 4; distance < 32; distance *= 2) moments = merged_with_lane(moments, distance);
+                int column = warp_column() + 8 * j + lane % 4 * 2 + side;
+                if (lane < 4) halves[thread / 64 * COLUMNS + column] = moments;
+            }
+        }
+        __syncthreads();
+        return thread < COLUMNS ? merged(halves[thread], halves[COLUMNS + thread]) : Moments{0.0f, 0.0f, 0.0f};
+    }
+
+    /// Calls `write(row, column, first sum, second sum)` for the thread's pairs of neighbouring columns; it may change the
+    /// sums.
     template <class Write>
-    __device__ __forceinline__ void for_each_pair(Write write) const {
+    __device__ __forceinline__ void for_each_pair(Write write) {
         int lane = static_cast<int>(threadIdx.x) % 32;
 #pragma unroll
         for (int i = 0; i < WARP_ROWS / 16; i++) {
@@ -144,27 +172,29 @@ struct Tile {
 };
 
 /// y[pixel][lane] = bias[lane] + sum over taps and source lanes of source[pixel at tap][k] weight, then ReLU if wanted.
-/// The weight is filter[tap][k][lane], backwards filter[tap][lane][k]. The grid is pixel tiles, lane tiles.
+/// The weight is filter[tap][k][lane], backwards filter[tap][lane][k]. The grid is pixel tiles of each sample, lane
+/// tiles. `statistics` as in conv.cu.
 template <class Element, int ROWS, int COLUMNS, bool backward>
 __device__ __forceinline__ void tensor_convolve(const Element* source, const Element* filter, const float* bias,
-                                                float* y, int rectify, const Geometry& g) {
+                                                float* y, int rectify, const StatisticsTo& statistics,
+                                                const Geometry& g) {
     using Block = Tile<Element, ROWS, COLUMNS, false, !backward>;
     using A = typename Block::A;
     using B = typename Block::B;
-    int first_pixel = static_cast<int>(blockIdx.x) * ROWS, first_lane = static_cast<int>(blockIdx.y) * COLUMNS;
-    int pixel_count = g.batch * g.rows * g.columns, taps = g.kernel_rows * g.kernel_columns;
+    PixelTile mine = my_pixel_tile(ROWS, g);
+    int first_lane = static_cast<int>(blockIdx.y) * COLUMNS, taps = g.kernel_rows * g.kernel_columns;
     int slices = taps * ((g.source_lanes + A::DEPTH - 1) / A::DEPTH);
 
     Pixel pixels[A::COPIES];
     int offsets[A::COPIES];
 #pragma unroll
     for (int i = 0; i < A::COPIES; i++) {
-        pixels[i] = pixel_at(first_pixel + A::copied_row(i), g.rows, g.columns);
+        pixels[i] = pixel_at(mine.first + A::copied_row(i), g.rows, g.columns);
     }
     auto find_offsets = [&](int tap) {
 #pragma unroll
         for (int i = 0; i < A::COPIES; i++) {
-            bool exists = first_pixel + A::copied_row(i) < pixel_count;
+            bool exists = A::copied_row(i) < mine.count;
             offsets[i] = exists ? source_offset<backward>(pixels[i], tap, g) : -1;
         }
     };
@@ -193,15 +223,22 @@ __device__ __forceinline__ void tensor_convolve(const Element* source, const Ele
         if (++tap < taps) find_offsets(tap);
     };
 
+    SHARED_ARRAY(float4, ring, Block::RING);
     Block tile;
-    tile.sum(slices, copy);
-    tile.for_each_pair([&](int row, int column, float left, float right) {
-        int pixel = first_pixel + row, lane = first_lane + column;
-        if (pixel >= pixel_count || lane >= g.lanes) return;
+    tile.sum(ring, slices, copy);
+    tile.for_each_pair([&](int row, int column, float& left, float& right) {
+        int lane = first_lane + column;
+        if (row >= mine.count || lane >= g.lanes) return;
         if (bias != nullptr) left += bias[lane], right += bias[lane + 1];
-        *reinterpret_cast<float2*>(y + pixel * g.lanes + lane) =
-            make_float2(rectified(left, rectify), rectified(right, rectify));
+        left = rectified(left, rectify), right = rectified(right, rectify);
+        *reinterpret_cast<float2*>(y + (mine.first + row) * g.lanes + lane) = make_float2(left, right);
     });
+    if (statistics.statistics == nullptr) return;
+    __syncthreads();  // the ring is read no more
+    auto* scratch = reinterpret_cast<Moments*>(ring);
+    Moments moments = tile.column_moments(mine.count, scratch);
+    take_statistics<THREADS, COLUMNS>(statistics, moments, mine.sample, mine.number, ROWS, g.rows * g.columns,
+                                      first_lane, g.lanes, scratch);
 }
 
 /// parts[part][tap][c][o] = sum over the part's pixels of x[pixel at tap][c] dy[pixel][o]. `g` is that of the
@@ -236,10 +273,11 @@ __device__ __forceinline__ void tensor_filter_grad(const Element* x, const Eleme
         first += A::DEPTH;
     };
 
+    SHARED_ARRAY(float4, ring, Block::RING);
     Block tile;
-    tile.sum(slices, copy);
+    tile.sum(ring, slices, copy);
     int filter = (static_cast<int>(blockIdx.z) * g.kernel_rows * g.kernel_columns + tap) * g.source_lanes;
-    tile.for_each_pair([&](int row, int column, float left, float right) {
+    tile.for_each_pair([&](int row, int column, float& left, float& right) {
         int input = first_input + row, output = first_output + column;
         if (input >= g.source_lanes || output >= g.lanes) return;
         *reinterpret_cast<float2*>(parts + (filter + input) * g.lanes + output) = make_float2(left, right);
@@ -248,16 +286,19 @@ __device__ __forceinline__ void tensor_filter_grad(const Element* x, const Eleme
 
 }  // namespace
 
-// The kernels of one number format and tile. What they compute stands above; the arguments are those of conv.cu.
-#define CONV_KERNEL(NAME, ELEMENT, ROWS, COLUMNS)                                                              \
-    extern "C" __global__ void __launch_bounds__(THREADS)                                                      \
-        NAME(const ELEMENT* x, const ELEMENT* filter, const float* bias, float* y, int rectify, Geometry g) {  \
-        tensor_convolve<ELEMENT, ROWS, COLUMNS, false>(x, filter, bias, y, rectify, g);                        \
+// The kernels of one number format and tile. What they compute stands above; the arguments are those of conv.cu. The
+// registers of CONV_KERNEL allow AT_ONCE blocks on a multiprocessor, where its shared memory has room for them.
+#define CONV_KERNEL(NAME, ELEMENT, ROWS, COLUMNS, AT_ONCE)                                                       \
+    extern "C" __global__ void __launch_bounds__(THREADS, AT_ONCE)                                               \
+        NAME(const ELEMENT* x, const ELEMENT* filter, const float* bias, float* y, int rectify,                  \
+             StatisticsTo statistics, Geometry g) {                                                              \
+        tensor_convolve<ELEMENT, ROWS, COLUMNS, false>(x, filter, bias, y, rectify, statistics, g);              \
     }
 #define CONV_BACKWARD_KERNEL(NAME, ELEMENT, ROWS, COLUMNS)                                                       \
-    extern "C" __global__ void __launch_bounds__(THREADS)                                                       \
-        NAME(const ELEMENT* dy, const ELEMENT* filter, const float* bias, float* dx, int rectify, Geometry g) { \
-        tensor_convolve<ELEMENT, ROWS, COLUMNS, true>(dy, filter, bias, dx, rectify, g);                        \
+    extern "C" __global__ void __launch_bounds__(THREADS)                                                        \
+        NAME(const ELEMENT* dy, const ELEMENT* filter, const float* bias, float* dx, int rectify,                \
+             StatisticsTo statistics, Geometry g) {                                                              \
+        tensor_convolve<ELEMENT, ROWS, COLUMNS, true>(dy, filter, bias, dx, rectify, statistics, g);             \
     }
 #define CONV_FILTER_GRAD_KERNEL(NAME, ELEMENT, ROWS, COLUMNS)                                    \
     extern "C" __global__ void __launch_bounds__(THREADS)                                        \

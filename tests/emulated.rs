@@ -107,12 +107,23 @@ fn tensor_cores_give_the_same_bits_under_every_schedule_and_with_every_tile() {
     for precision in ROUNDED {
         let [first, others @ ..] =
             [0, 1, 2].map(|i| device(Schedule::ALL[i]).with_tile(Tile::ALL[i]).with_precision(precision).unwrap());
-        for case in convolutions().iter().filter(|case| case.fit != Fit::Exact) {
+        // Statistics are merged tile by tile, so their bits depend on it.
+        let differ = |case: &&Case| case.fit != Fit::Exact && !case.epilogue.statistics;
+        for case in convolutions().iter().filter(differ) {
             let expected = bits(case, &*first);
             for (index, other) in others.iter().enumerate() {
                 assert!(expected == bits(case, &**other), "{case} in {precision}: schedule {} differs", index + 1);
             }
         }
+    }
+}
+
+#[test]
+fn tensor_cores_take_the_right_statistics_with_every_tile() {
+    for tile in Tile::ALL {
+        let cases = convolutions().into_iter().filter(|case| case.epilogue.statistics);
+        let checks = cases.flat_map(|case| ROUNDED.map(|precision| Check::Rounded(case.clone(), precision)));
+        assert_agreement(checks, &device(Schedule::ALL[2]).with_tile(tile));
     }
 }
 
@@ -212,6 +223,34 @@ fn barriers_and_shuffles_give_the_same_sums_under_every_schedule() {
         let sums: Vec<f32> = (0..5).map(|block| (64 * 64 * block + 63 * 32) as f32).collect();
         assert_eq!(y.read(), sums, "{schedule:?}");
     }
+}
+
+/// Launches the probe of a last block with some of what orders it; its parts, its counter and its sum.
+fn last_block<'a>(driver: &'a EmulatedDriver, order: usize) -> (Result<()>, Numbers<'a>, Numbers<'a>) {
+    let zeros = [0.0; 64 * 5];
+    let (parts, counter) = (Numbers::new(driver, &zeros), Numbers::new(driver, &zeros[..1]));
+    let sum = Numbers::new(driver, &[f32::NAN]);
+    let probe = Launch::new("probe_last_block", [5, 1, 1], threads(64)).with(parts.start).with(counter.start);
+    (launch(driver, probe.with(sum.start).with_int(order)), counter, sum)
+}
+
+#[test]
+fn the_last_block_may_read_what_all_have_written_and_leaves_the_counter_as_it_was() {
+    for schedule in Schedule::ALL {
+        let driver = EmulatedDriver::new(schedule);
+        let (done, counter, sum) = last_block(&driver, 1 | 2 | 4);
+        done.unwrap();
+        assert_eq!((sum.read(), counter.read()[0].to_bits()), (vec![64.0 * 5.0], 0), "{schedule:?}");
+    }
+}
+
+#[test]
+fn an_atomic_operation_outside_device_memory_is_an_error() {
+    let driver = EmulatedDriver::new(Schedule::ALL[0]);
+    let parts = Numbers::new(&driver, &[0.0; 64]);
+    let probe = Launch::new("probe_last_block", ONE, threads(64)).with(parts.start).with(Address(64));
+    let problem = problem(&driver, probe.with(parts.start).with_int(7));
+    assert!(problem.ends_with("an atomic operation on what is no number in device memory"), "{problem}");
 }
 
 #[cfg(not(coronet_checked))] // the checked build stops it before
@@ -314,6 +353,21 @@ fn a_warp_that_waits_in_two_places_is_an_error() {
     let y = Numbers::new(&driver, &[0.0; 32]);
     let problem = problem(&driver, Launch::new("probe_divergence", ONE, threads(32)).with(y.start));
     assert!(problem.contains("__shfl_sync") && problem.contains("__shfl_xor_sync"), "{problem}");
+}
+
+#[test]
+fn a_recording_runs_its_launches_in_order_and_says_which_has_stopped_it() {
+    let driver = EmulatedDriver::new(Schedule::ALL[0]);
+    let (x, y) = (Numbers::new(&driver, &[1.0; 64]), Numbers::new(&driver, &[0.0]));
+    let sum = Launch::new("probe_block_sum", ONE, threads(64)).with(x.start).with(y.start);
+    let wrong = Launch::new("probe_early_end", ONE, threads(64));
+    // SAFETY: the probes touch what their headers say.
+    let record = |launches: &[&Launch]| unsafe { driver.record(launches) }.unwrap();
+    record(&[&sum]).start().unwrap();
+    assert_eq!(y.read(), [64.0]);
+    let stopped = record(&[&sum, &wrong, &sum]).start().unwrap_err();
+    assert_eq!(stopped.launch, Some(1));
+    assert!(stopped.error.to_string().contains("the block can never go on"), "{}", stopped.error);
 }
 
 #[test]
@@ -448,6 +502,20 @@ mod checked {
         let line = place("probe_block_race", "*y = 1.0f");
         let race = format!("which thread 0 of another block writes at {line}, with no barrier between them");
         assert!(problem.ends_with(&format!("{line}: it writes byte 0 of an allocation, {race}")), "{problem}");
+    }
+
+    #[test]
+    fn a_last_block_without_both_fences_and_the_barrier_before_is_found() {
+        let (write, read) = (place("probe_last_block", "= 1.0f"), place("probe_last_block", "sum += parts[i]"));
+        for schedule in Schedule::ALL {
+            let driver = EmulatedDriver::new(schedule);
+            for order in [0, 1, 2, 4, 1 | 2, 1 | 4, 2 | 4] {
+                let problem = last_block(&driver, order).0.unwrap_err().to_string();
+                assert!(problem.contains(&format!("{read}: it reads byte ")), "{order}: {problem}");
+                let race = format!(" of another block writes at {write}, with no barrier between them");
+                assert!(problem.ends_with(&race), "{order}: {problem}");
+            }
+        }
     }
 
     #[test]

@@ -160,6 +160,24 @@ fn sharing_saves_most_of_the_arena_and_the_table_says_so() {
     assert!(table.contains("% saved"));
 }
 
+/// Of a network: how many of its norms a program computes as a whole, how many it only applies, and the convolutions
+/// that take their statistics.
+#[cfg(feature = "emulator")]
+#[test]
+fn the_convolution_before_each_norm_takes_its_statistics_where_the_device_can() {
+    use coronet::device::cuda::{CudaDevice, EmulatedDriver, Schedule};
+    let network = CeNet::build(config(8, Stem::Half, 1), 1, 96, 96).unwrap();
+    let count = |device: &dyn Device| {
+        let program = Program::lower(&network.graph, &[network.probability], device, Placement::Shared).unwrap();
+        let kernels: Vec<String> = program.steps().iter().map(Program::kernel).collect();
+        let like = |text: &str| kernels.iter().filter(|kernel| kernel.starts_with(text)).count();
+        let takes = kernels.iter().filter(|kernel| kernel.ends_with(" + statistics")).count();
+        (like("instance norm"), like("normalise"), takes)
+    };
+    assert_eq!(count(&CpuDevice::new(Some(1)).unwrap()), (48, 0, 0));
+    assert_eq!(count(&CudaDevice::new(EmulatedDriver::new(Schedule::ALL[0]))), (0, 48, 48));
+}
+
 #[test]
 fn no_two_values_alive_together_share_memory() {
     for (objective, optimizer, states) in TRAINING {

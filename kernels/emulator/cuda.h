@@ -71,6 +71,16 @@ T __ldg(const T* from) {
 // What calls the multiprocessor is inlined always, so that the call returns into the kernel: findings name that line.
 __forceinline__ void __syncthreads() { emulator::Multiprocessor::current().barrier(); }
 
+/// Whether any thread of the block says yes.
+__forceinline__ int __syncthreads_or(int yes) { return emulator::Multiprocessor::current().barrier_or(yes != 0); }
+
+__forceinline__ void __threadfence() { emulator::Multiprocessor::current().fence(); }
+
+/// The number before; it becomes one more, or 0 after `most`.
+__forceinline__ unsigned atomicInc(unsigned* address, unsigned most) {
+    return emulator::Multiprocessor::current().increment(address, most);
+}
+
 __forceinline__ void __syncwarp(unsigned mask = 0xffffffffu) {
     emulator::Multiprocessor::current().collective("__syncwarp", mask, nullptr, nullptr);
 }

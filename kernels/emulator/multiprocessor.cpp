@@ -134,6 +134,7 @@ void Multiprocessor::start_block() {
     ready_.clear();
     alive_ = unsigned(size);
     at_barrier_ = 0;
+    vote_ = false;
     for (size_t i = 0; i < size; i++) {
         Thread& thread = threads_[i];
         thread.fiber = stacks_.prepare(i, enter_thread);
@@ -223,16 +224,30 @@ void Multiprocessor::wait_at(const char* what) {
 
 void Multiprocessor::barrier() {
     called_from_ = CALLER;
+    pass_barrier("__syncthreads");
+}
+
+bool Multiprocessor::barrier_or(bool yes) {
+    called_from_ = CALLER;
+    vote_ |= yes;
+    pass_barrier("__syncthreads_or");
+    // Nobody can be through the next barrier before all have come here.
+    return outcome_;
+}
+
+void Multiprocessor::pass_barrier(const char* name) {
     if (++at_barrier_ < threads_.size()) {
         if (alive_ < threads_.size()) {
-            threads_[running_].waits_at = "__syncthreads";
+            threads_[running_].waits_at = name;
             threads_[running_].waits_from = called_from_;
             report_deadlock();
         }
-        wait_at("__syncthreads");
+        wait_at(name);
         return;
     }
     at_barrier_ = 0;
+    outcome_ = vote_;
+    vote_ = false;
     if (DETECTS_RACES) races_.pass_barrier();
     if (traffic_.counts()) traffic_.finish_block();
     wake(0, alive_, running_);
@@ -267,6 +282,22 @@ void Multiprocessor::collective(const char* name, unsigned mask, void* mine, Col
     for (unsigned other = 0; other < WARP; other++) {
         if (mask >> other & 1 && other != lane) ready_.push_back(warp * WARP + other);
     }
+}
+
+void Multiprocessor::fence() {
+    if (DETECTS_RACES) races_.fence(here.linear);
+}
+
+unsigned Multiprocessor::increment(unsigned* address, unsigned most) {
+    called_from_ = CALLER;
+    const Range* allocation = allocations_.find(address);
+    if (allocation == nullptr || reinterpret_cast<uintptr_t>(address) % sizeof *address != 0) {
+        fail("an atomic operation on what is no number in device memory");
+    }
+    if (DETECTS_RACES) races_.meet(address, here.linear);
+    unsigned before = *address;
+    *address = before >= most ? 0 : before + 1;
+    return before;
 }
 
 void Multiprocessor::note_access(const void* address, size_t bytes, bool writes, Site site) {

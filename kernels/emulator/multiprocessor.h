@@ -82,8 +82,17 @@ public:
     /// `__syncthreads`: every thread of the block must come here.
     void barrier();
 
+    /// `__syncthreads_or`: as `barrier`, and tells each thread whether any has said yes.
+    bool barrier_or(bool yes);
+
     /// Meets the other lanes of `mask`; `perform` may be null. `site` is where the kernel calls, unless it calls this.
     void collective(const char* name, unsigned mask, void* mine, Collective perform, Site site = nullptr);
+
+    /// `__threadfence`: what the thread knows of happens before what it does from now on, for other blocks, too.
+    void fence();
+
+    /// `atomicInc`.
+    unsigned increment(unsigned* address, unsigned most);
 
     /// The block's dynamic shared memory.
     void* dynamic_shared() { return shared_.data() + shared_start_; }
@@ -159,6 +168,7 @@ private:
     const Fiber& next_thread();
     void resume_next();
     void wait_at(const char* what);
+    void pass_barrier(const char* name);
     std::string place() const;
     [[noreturn]] void stop(Site site, const char* format, va_list values);
     [[noreturn]] void report_deadlock();
@@ -176,6 +186,8 @@ private:
     /// Where the running thread has called last.
     Site called_from_ = nullptr;
     unsigned running_ = 0, alive_ = 0, at_barrier_ = 0;
+    /// What threads have said at the barrier so far, and what that came to at the last one.
+    bool vote_ = false, outcome_ = false;
     std::vector<unsigned> ready_;
     std::vector<Meeting> meetings_;
     std::vector<unsigned char> shared_;

@@ -41,6 +41,23 @@ extern "C" __global__ void probe_early_read(const float* x, float* y) {
     cp_async_wait<0>();
 }
 
+/// y = sum of what all blocks have written to `parts`, one number a thread, by the last block. It is right only with both
+/// fences and the barrier before the count, which `order` stands for: 1, 2 and 4.
+extern "C" __global__ void probe_last_block(float* parts, unsigned* counter, float* y, int order) {
+    parts[blockIdx.x * blockDim.x + threadIdx.x] = 1.0f;
+    if (order & 4) __syncthreads();
+    bool is_last = false;
+    if (threadIdx.x == 0) {
+        if (order & 1) __threadfence();
+        is_last = atomicInc(counter, gridDim.x - 1) == gridDim.x - 1;
+        if (order & 2) __threadfence();
+    }
+    if (!__syncthreads_or(is_last) || threadIdx.x != 1) return;
+    float sum = 0.0f;
+    for (unsigned i = 0; i < gridDim.x * blockDim.x; i++) sum += parts[i];
+    *y = sum;
+}
+
 /// Never waits.
 extern "C" __global__ void probe_forgotten_wait(const float* x) {
     SHARED_MEMORY(float4, tile);

@@ -20,15 +20,33 @@ std::string marked(Site site) {
 void Races::start_launch() {
     launch_start_ = ++clock_;
     block_ = 0;
+    numbers_.clear();
 }
 
 void Races::start_block(const unsigned char* shared, size_t shared_bytes) {
     block_start_ = ++clock_;
     block_++;
     barrier_ = 0;
+    known_.clear();
+    syncs_.clear();
     std::fill(std::begin(warp_barriers_), std::end(warp_barriers_), 0u);
     shared_ = reinterpret_cast<uintptr_t>(shared);
     shared_cells_.resize((shared_bytes + CELL_BYTES - 1) / CELL_BYTES);
+}
+
+void Races::fence(unsigned thread) {
+    Sync& sync = syncs_[thread];
+    sync.has_fenced = true;
+    sync.fenced_at = barrier_;
+    for (const Passed& passed : sync.met) known_[passed.block] = {passed.barrier, passed.by, thread, barrier_};
+    sync.met.clear();
+}
+
+void Races::meet(const void* address, unsigned thread) {
+    Sync& sync = syncs_[thread];
+    std::vector<Passed>& passed = numbers_[reinterpret_cast<uintptr_t>(address)];
+    sync.met.insert(sync.met.end(), passed.begin(), passed.end());
+    if (sync.has_fenced) passed.push_back({block_, sync.fenced_at, thread});
 }
 
 std::string Races::access(const void* address, size_t bytes, bool writes, unsigned thread, Site site,
@@ -62,7 +80,13 @@ Races::Cell* Races::device_cell(uintptr_t address) {
 
 bool Races::ordered(const Access& before, const Access& now) const {
     if (before.thread == NOBODY) return true;
-    if (before.block != now.block) return false;
+    if (before.block != now.block) {
+        auto found = known_.find(before.block);
+        if (found == known_.end()) return false;
+        const Known& known = found->second;
+        bool is_passed = before.thread == known.by || before.barrier < known.barrier;
+        return is_passed && (now.thread == known.to || now.barrier > known.since);
+    }
     bool same_warp = before.thread / 32 == now.thread / 32;
     return before.thread == now.thread || before.barrier != now.barrier ||
            (same_warp && before.warp_barrier != now.warp_barrier);

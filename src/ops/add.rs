@@ -41,7 +41,7 @@ impl Operator for Add {
     }
 
     fn epilogues(&self) -> Epilogues {
-        Epilogues { residual: false, relu: true }
+        Epilogues { relu: true, ..Epilogues::NONE }
     }
 }
 

@@ -1,6 +1,6 @@
 //! Verification cases: one table serves correctness, gradient and speed on every device.
 
-use super::{Epilogues, Op};
+use super::{Epilogues, InstanceNorm, Op, Operator};
 use crate::graph::{Shape, Tensor};
 use crate::random::Random;
 use std::fmt;
@@ -38,7 +38,8 @@ pub struct Case {
     pub inputs: Vec<(Shape, Data)>,
     /// How closely devices must agree.
     pub fit: Fit,
-    /// What follows the first result, for devices to fold into the pass that writes it. A residual is the last input.
+    /// What follows the first result, for devices to fold into the pass that writes it. A residual is the last input;
+    /// gamma and beta of a norm are the last two, its maps and statistics two more results.
     pub epilogue: Epilogues,
 }
 
@@ -74,17 +75,38 @@ impl Case {
         self
     }
 
+    /// The same case followed by instance norm of its first result, maps of so many channels.
+    pub fn with_norm(mut self, channels: usize) -> Case {
+        let per_channel = Shape::Channels { channels };
+        self.inputs.extend([(per_channel, Data::Normal(1.0)), (per_channel, Data::Normal(0.0))]);
+        self.epilogue.statistics = true;
+        if self.fit == Fit::Exact { self.within(1e-5) } else { self }
+    }
+
+    /// The norm of [`Case::with_norm`].
+    pub const NORM: InstanceNorm = InstanceNorm { epsilon: 1e-5 };
+
+    /// How many of the inputs are the operator's; the others belong to the epilogue.
+    pub fn operands(&self) -> usize {
+        self.inputs.len() - usize::from(self.epilogue.residual) - 2 * usize::from(self.epilogue.statistics)
+    }
+
     /// The results in float64, for inputs whose shapes the operator accepts.
     pub fn reference(&self, inputs: &[&Tensor<f64>]) -> Vec<Tensor<f64>> {
-        let (operands, residual) = inputs.split_at(inputs.len() - usize::from(self.epilogue.residual));
+        let (operands, others) = inputs.split_at(self.operands());
+        let residual = others.first().filter(|_| self.epilogue.residual);
         let mut results = self.op.operator().reference(operands);
         let first = results.iter_mut().take(1).flat_map(|tensor| tensor.data_mut());
         for (index, number) in first.enumerate() {
-            *number += residual.first().map_or(0.0, |residual| residual.data()[index]);
+            *number += residual.map_or(0.0, |residual| residual.data()[index]);
             // A NaN must stay one.
             if self.epilogue.relu && *number < 0.0 {
                 *number = 0.0;
             }
+        }
+        if let (true, [.., gamma, beta]) = (self.epilogue.statistics, others) {
+            let normed = Case::NORM.reference(&[&results[0], gamma, beta]);
+            results.extend(normed);
         }
         results
     }
@@ -102,8 +124,12 @@ impl fmt::Display for Case {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let inputs: Vec<String> = self.inputs.iter().map(|(shape, data)| format!("{shape} {data:?}")).collect();
         let inputs = if inputs.is_empty() { "nothing".to_owned() } else { inputs.join(", ") };
-        let Epilogues { residual, relu } = self.epilogue;
-        let then = [(residual, ", the last as residual"), (relu, ", then ReLU")];
+        let Epilogues { residual, relu, statistics } = self.epilogue;
+        let then = [
+            (residual, ", the last as residual"),
+            (relu, ", then ReLU"),
+            (statistics, ", then instance norm by the last"),
+        ];
         let then: String = then.iter().filter(|(follows, _)| *follows).map(|(_, text)| *text).collect();
         // Without brackets and colons it is a regular expression that matches itself.
         let text = format!("{:?} of {inputs}{then}", self.op.operator()).replace(['{', '}', '(', ')', ':'], " ");

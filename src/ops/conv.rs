@@ -144,7 +144,7 @@ impl Operator for Conv {
     }
 
     fn epilogues(&self) -> Epilogues {
-        Epilogues { residual: false, relu: true }
+        Epilogues { relu: true, statistics: true, ..Epilogues::NONE }
     }
 }
 
@@ -364,6 +364,28 @@ pub(super) fn cases() -> Vec<Case> {
     let (x, y) = (Shape::maps(1, 80, 3, 5), Shape::maps(1, 64, 3, 5));
     let filter_grad = ConvFilterGrad { conv, kernel_height: 1, kernel_width: 1 };
     cases.extend([Data::Integers, Data::Normal(0.0)].map(|data| Case::new(filter_grad, &[x, y], data)));
+    cases.extend(cases_with_norm());
+    cases
+}
+
+/// Norms that follow: of few pixels and of several samples, of more tiles of pixels than are merged at once, with and
+/// without a ragged end, and of a mean far from zero.
+fn cases_with_norm() -> Vec<Case> {
+    // (batch, channels in, channels out, height, width, kernel)
+    let table =
+        [(2, 5, 7, 9, 11, 3), (3, 8, 72, 5, 4, 1), (1, 24, 64, 13, 17, 3), (2, 3, 9, 67, 70, 3), (2, 4, 8, 64, 64, 1)];
+    let mut cases = Vec::new();
+    for (batch, channels, outputs, height, width, kernel) in table {
+        let x = Shape::maps(batch, channels, height, width);
+        let w = Shape::Filter { outputs, inputs: channels, height: kernel, width: kernel };
+        let bias = (Shape::Channels { channels: outputs }, Data::Normal(1000.0));
+        cases.push(Case::new(Conv::same(kernel), &[x, w], Data::Normal(0.0)).with_norm(outputs));
+        let far = [(x, Data::Normal(0.0)), (w, Data::Normal(0.0)), bias];
+        cases.push(Case::mixed(Conv::same(kernel), &far).within(1e-4).with_norm(outputs));
+    }
+    // Few channels of many pixels: devices choose larger tiles there.
+    let (x, w) = (Shape::maps(1, 8, 130, 131), Shape::Filter { outputs: 64, inputs: 8, height: 1, width: 1 });
+    cases.push(Case::new(Conv::same(1), &[x, w], Data::Normal(0.0)).with_norm(64));
     cases
 }
 

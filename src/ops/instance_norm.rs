@@ -1,7 +1,8 @@
 //! Instance norm (Ulyanov et al. 2016): every map of every sample gets mean 0 and variance 1, then scale and shift.
 //!
 //! `y = gamma (x - mean) r + beta` with `r = 1 / sqrt(var + eps)`, the biased variance over one sample's pixels.
-//! The second result holds `mean` and `r` for the gradient; it is not differentiable itself.
+//! The second result holds `mean` and `r` for the gradient; it is not differentiable itself. Where the step before takes
+//! these statistics, [`Normalise`] is left of the norm.
 
 use super::{Case, Data, Epilogues, Operator, elements, expect, expect_maps, expect_same, maps_of};
 use crate::error::Result;
@@ -17,6 +18,10 @@ pub struct InstanceNorm {
 /// `(input, statistics, gamma, output cotangent) -> (input, gamma, beta gradients)`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct InstanceNormGrad;
+
+/// `(maps, statistics, gamma, beta) -> maps`: an [`InstanceNorm`] whose statistics are known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Normalise;
 
 fn expect_channels(shape: Shape, channels: usize, what: &str) -> Result<(), String> {
     match shape {
@@ -76,7 +81,7 @@ impl Operator for InstanceNorm {
     }
 
     fn epilogues(&self) -> Epilogues {
-        Epilogues { residual: true, relu: true }
+        Epilogues { residual: true, relu: true, ..Epilogues::NONE }
     }
 }
 
@@ -124,6 +129,44 @@ impl Operator for InstanceNormGrad {
     }
 }
 
+impl Operator for Normalise {
+    fn name(&self) -> &'static str {
+        "normalise"
+    }
+
+    fn infer(&self, inputs: &[Shape]) -> Result<Vec<Shape>, String> {
+        let [x, statistics, gamma, beta] = expect::<4>(inputs)?;
+        let (batch, channels, _, _) = expect_maps(x, "the input")?;
+        expect_same(statistics, Shape::Statistics { batch, channels, entries: 2 })?;
+        expect_channels(gamma, channels, "gamma")?;
+        expect_channels(beta, channels, "beta")?;
+        Ok(vec![x])
+    }
+
+    fn flops(&self, inputs: &[Shape], _outputs: &[Shape]) -> u64 {
+        4 * elements(&inputs[..1])
+    }
+
+    fn reference(&self, inputs: &[&Tensor<f64>]) -> Vec<Tensor<f64>> {
+        let (x, statistics, gamma, beta) = (inputs[0], inputs[1].data(), inputs[2].data(), inputs[3].data());
+        let (_, channels, height, width) = maps_of(x);
+        let mut y = x.clone();
+        for (plane, values) in y.data_mut().chunks_mut(height * width).enumerate() {
+            let (c, mean, r) = (plane % channels, statistics[2 * plane], statistics[2 * plane + 1]);
+            values.iter_mut().for_each(|v| *v = gamma[c] * (*v - mean) * r + beta[c]);
+        }
+        vec![y]
+    }
+
+    fn in_place(&self) -> &'static [(usize, usize)] {
+        &[(0, 0)]
+    }
+
+    fn epilogues(&self) -> Epilogues {
+        Epilogues { residual: true, relu: true, ..Epilogues::NONE }
+    }
+}
+
 impl Graph {
     /// Adds an [`InstanceNorm`] node and returns the normed maps.
     ///
@@ -144,6 +187,10 @@ pub(super) fn cases() -> Vec<Case> {
         let statistics = Shape::Statistics { batch, channels, entries: 2 };
         let affine = [(per_channel, Data::Normal(1.0)), (per_channel, Data::Normal(0.0))];
         let plain = Case::mixed(op, &[(maps, Data::Normal(0.0)), affine[0], affine[1]]);
+        let summed = plain.clone().with_residual((maps, Data::Normal(0.0)));
+        cases.extend([plain.clone(), plain.with_relu(), summed.clone(), summed.with_relu()]);
+        let known = [(maps, Data::Normal(0.0)), (statistics, Data::Positive), affine[0], affine[1]];
+        let plain = Case::mixed(Normalise, &known);
         let summed = plain.clone().with_residual((maps, Data::Normal(0.0)));
         cases.extend([plain.clone(), plain.with_relu(), summed.clone(), summed.with_relu()]);
         cases.push(Case::mixed(

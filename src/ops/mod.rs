@@ -31,7 +31,7 @@ pub use concatenate::{ChannelSlice, Concatenate};
 pub use conv::{Conv, ConvFilterGrad, ConvInputGrad};
 pub use cross_entropy::{CrossEntropy, CrossEntropyGrad};
 pub use fill::Fill;
-pub use instance_norm::{InstanceNorm, InstanceNormGrad};
+pub use instance_norm::{InstanceNorm, InstanceNormGrad, Normalise};
 pub use max_pool::{MaxPool, MaxPoolGrad};
 pub use relu::{Relu, ReluGrad};
 pub use resize::{Resize, ResizeGrad, Taps, bilinear_taps};
@@ -87,7 +87,7 @@ pub trait Operator: Debug + Send + Sync {
         &[]
     }
 
-    /// Whether a device may add another operand and/or apply ReLU while it writes the first result.
+    /// What a device may do in the pass that writes the first result.
     fn epilogues(&self) -> Epilogues {
         Epilogues::NONE
     }
@@ -100,11 +100,13 @@ pub struct Epilogues {
     pub residual: bool,
     /// `max(result, 0)` may follow, after the residual if there is one.
     pub relu: bool,
+    /// An instance norm may follow, whose statistics are taken.
+    pub statistics: bool,
 }
 
 impl Epilogues {
     /// Nothing can follow.
-    pub const NONE: Epilogues = Epilogues { residual: false, relu: false };
+    pub const NONE: Epilogues = Epilogues { residual: false, relu: false, statistics: false };
 }
 
 macro_rules! operators {
@@ -151,6 +153,7 @@ operators!(
     InstanceNormGrad,
     MaxPool,
     MaxPoolGrad,
+    Normalise,
     Relu,
     ReluGrad,
     Resize,

@@ -128,7 +128,7 @@ impl Operator for TemporalConv {
     }
 
     fn epilogues(&self) -> Epilogues {
-        Epilogues { residual: false, relu: true }
+        Epilogues { relu: true, ..Epilogues::NONE }
     }
 }
 

@@ -95,7 +95,7 @@ impl Operator for TransposedConv {
     }
 
     fn epilogues(&self) -> Epilogues {
-        Epilogues { residual: false, relu: true }
+        Epilogues { relu: true, statistics: true, ..Epilogues::NONE }
     }
 }
 
@@ -140,6 +140,8 @@ pub(super) fn cases() -> Vec<Case> {
             cases.push(Case::new(op, &[x, w], data));
             cases.push(Case::new(op, &[x, w], data).with_relu());
         }
+        let bias = Shape::Channels { channels: outputs };
+        cases.push(Case::new(op, &[x, w, bias], Data::Normal(0.0)).with_norm(outputs));
     }
     cases
 }

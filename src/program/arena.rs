@@ -162,8 +162,8 @@ impl<'a> Planner<'a> {
     }
 
     fn workspace(&mut self, graph: &Graph, at: usize, step: &Step) -> usize {
-        let shapes: Vec<Shape> = step.inputs.iter().map(|&id| graph.shape(id)).collect();
-        let len = self.target.workspace(&step.op, &shapes);
+        let shapes = |ids: &[ValueId]| ids.iter().map(|&id| graph.shape(id)).collect::<Vec<Shape>>();
+        let len = self.target.workspace(step, &shapes(&step.inputs), &shapes(&step.outputs));
         self.buffers.push(Buffer { len, first: at, last: at, offset: 0 });
         self.buffers.len() - 1
     }

@@ -1,25 +1,28 @@
 //! Which nodes run, and which run together: dead nodes are dropped, epilogues are folded into their producers.
 
-use super::{Span, Step};
+use super::{Span, Step, Target};
 use crate::graph::{Graph, Node, Source, ValueId};
-use crate::ops::Op;
+use crate::ops::{Normalise, Op};
 
-/// What is done to a step's first result in the pass that writes it: residual first, then ReLU.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+/// What is done to a step's first result in the pass that writes it: residual first, then ReLU, then statistics.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct Epilogue {
     /// The last input is added.
     pub residual: bool,
     /// `max(result, 0)`.
     pub relu: bool,
+    /// One more result: of each channel of each sample the mean and `1 / sqrt(var + epsilon)`, with this epsilon. They
+    /// are the second result of an [`crate::ops::InstanceNorm`] that follows, of which [`Normalise`] is left.
+    pub statistics: Option<f32>,
 }
 
 /// The steps that `outputs` and the updates need, with what can be folded folded.
-pub(super) fn fuse(graph: &Graph, outputs: &[ValueId]) -> Vec<Step> {
-    let mut fusion = Fusion::new(graph, outputs);
+pub(super) fn fuse(graph: &Graph, outputs: &[ValueId], target: &dyn Target) -> Vec<Step> {
+    let mut fusion = Fusion::new(graph, outputs, target);
     let mut placed: Vec<Option<Step>> = vec![None; graph.nodes().len()];
     for index in 0..graph.nodes().len() {
         if fusion.live[index] && !fusion.absorbed[index] {
-            let (position, step) = fusion.absorb_epilogue(index);
+            let (position, step) = fusion.step_of(index);
             placed[position] = Some(step);
         }
     }
@@ -28,15 +31,18 @@ pub(super) fn fuse(graph: &Graph, outputs: &[ValueId]) -> Vec<Step> {
 
 struct Fusion<'a> {
     graph: &'a Graph,
+    target: &'a dyn Target,
     live: Vec<bool>,
     absorbed: Vec<bool>,
+    /// Norms whose statistics an earlier step takes.
+    measured: Vec<bool>,
     /// Live nodes that read each value; a value read from outside has none that may be folded.
     readers: Vec<Vec<usize>>,
     kept: Vec<bool>,
 }
 
 impl<'a> Fusion<'a> {
-    fn new(graph: &'a Graph, outputs: &[ValueId]) -> Fusion<'a> {
+    fn new(graph: &'a Graph, outputs: &[ValueId], target: &'a dyn Target) -> Fusion<'a> {
         let mut kept = vec![false; graph.values().len()];
         let ends = outputs.iter().copied().chain(graph.updates().iter().map(|&(_, new)| new));
         ends.for_each(|id| kept[id.index()] = true);
@@ -45,7 +51,8 @@ impl<'a> Fusion<'a> {
         for (index, node) in graph.nodes().iter().enumerate().filter(|(index, _)| live[*index]) {
             node.inputs.iter().for_each(|id| readers[id.index()].push(index));
         }
-        Fusion { graph, live, absorbed: vec![false; graph.nodes().len()], readers, kept }
+        let none = vec![false; graph.nodes().len()];
+        Fusion { graph, target, live, absorbed: none.clone(), measured: none, readers, kept }
     }
 
     /// The one node that reads `value`, if nobody else needs it.
@@ -68,12 +75,38 @@ impl<'a> Fusion<'a> {
         !between.into_iter().any(|other| other.inputs.iter().any(needs) || other.outputs.iter().any(replaces))
     }
 
-    /// The step of node `index` with its epilogue, and the position of the last node that went into it.
-    fn absorb_epilogue(&mut self, index: usize) -> (usize, Step) {
+    /// What is left to do of a node: of a norm whose statistics are there, to apply them.
+    fn rest_of(&self, index: usize) -> Step {
         let node = &self.graph.nodes()[index];
-        let allowed = node.op.operator().epilogues();
-        let (mut inputs, mut result, mut position) = (node.inputs.clone(), node.outputs[0], index);
-        let mut epilogue = Epilogue::default();
+        let mut step = Step {
+            name: node.name.clone(),
+            op: node.op.clone(),
+            epilogue: Epilogue::default(),
+            inputs: node.inputs.clone(),
+            outputs: node.outputs.clone(),
+            workspace: Span { offset: 0, len: 0 },
+        };
+        if self.measured[index] {
+            step.op = Normalise.into();
+            step.inputs.insert(1, node.outputs[1]);
+            step.outputs.truncate(1);
+        }
+        step
+    }
+
+    /// The norm of a value whose statistics the step that computes it shall take: its node, its epsilon.
+    fn norm_of(&self, value: ValueId) -> Option<(usize, f32)> {
+        self.readers[value.index()].iter().find_map(|&reader| match self.graph.nodes()[reader].op {
+            Op::InstanceNorm(norm) => Some((reader, norm.epsilon)),
+            _ => None,
+        })
+    }
+
+    /// The step of node `index` with its epilogue, and the position of the last node that went into it.
+    fn step_of(&mut self, index: usize) -> (usize, Step) {
+        let Step { name, op, mut epilogue, mut inputs, mut outputs, workspace } = self.rest_of(index);
+        let allowed = op.operator().epilogues();
+        let (mut result, mut position) = (outputs[0], index);
         if allowed.residual
             && let Some((reader, add @ Node { op: Op::Add(_), .. })) = self.only_reader(result)
             && self.may_wait(index, reader)
@@ -90,17 +123,16 @@ impl<'a> Fusion<'a> {
             (result, position, epilogue.relu) = (relu.outputs[0], reader, true);
             self.absorbed[reader] = true;
         }
-        let mut outputs = node.outputs.clone();
         outputs[0] = result;
-        let step = Step {
-            name: node.name.clone(),
-            op: node.op.clone(),
-            epilogue,
-            inputs,
-            outputs,
-            workspace: Span { offset: 0, len: 0 },
-        };
-        (position, step)
+        if allowed.statistics
+            && self.target.takes_statistics(&op)
+            && let Some((reader, epsilon)) = self.norm_of(result)
+        {
+            epilogue.statistics = Some(epsilon);
+            outputs.push(self.graph.nodes()[reader].outputs[1]);
+            self.measured[reader] = true;
+        }
+        (position, Step { name, op, epilogue, inputs, outputs, workspace })
     }
 }
 

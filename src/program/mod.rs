@@ -20,8 +20,15 @@ pub trait Target {
     /// How many float32 numbers a value occupies there, padding included.
     fn storage(&self, shape: Shape) -> usize;
 
-    /// How many float32 numbers of scratch memory an operator needs while it runs there.
-    fn workspace(&self, op: &Op, inputs: &[Shape]) -> usize;
+    /// Whether the step of an operator can take the statistics of what it writes, see [`Epilogue::statistics`].
+    fn takes_statistics(&self, op: &Op) -> bool {
+        let _ = op;
+        false
+    }
+
+    /// How many float32 numbers of scratch memory a step needs while it runs there. `inputs` and `outputs` are the shapes
+    /// of its operands and results.
+    fn workspace(&self, step: &Step, inputs: &[Shape], outputs: &[Shape]) -> usize;
 }
 
 /// One operator, ready to be bound to memory.
@@ -35,7 +42,7 @@ pub struct Step {
     pub epilogue: Epilogue,
     /// The operator's inputs, then the residual if the epilogue has one.
     pub inputs: Vec<ValueId>,
-    /// The operator's results.
+    /// The operator's results, then the statistics if the epilogue takes them.
     pub outputs: Vec<ValueId>,
     /// Scratch memory, used by no other step's values meanwhile.
     pub workspace: Span,
@@ -61,7 +68,7 @@ impl Program {
     /// # Errors
     /// [`Error::Request`] when an update cannot be made in place.
     pub fn lower(graph: &Graph, outputs: &[ValueId], target: &dyn Target, placement: Placement) -> Result<Program> {
-        let mut steps = fuse::fuse(graph, outputs);
+        let mut steps = fuse::fuse(graph, outputs, target);
         check_order(graph, &steps)?;
         let plan = arena::plan(graph, outputs, &mut steps, target, placement)?;
         Ok(Program {
@@ -159,8 +166,9 @@ impl Program {
     /// Floating-point operations of a step, epilogue included.
     pub fn step_flops(&self, step: &Step) -> u64 {
         let results = self.value(step.outputs[0]).shape.elements() as u64;
-        let Epilogue { residual, relu } = step.epilogue;
-        self.op_flops(step) + results * (u64::from(residual) + u64::from(relu))
+        let Epilogue { residual, relu, statistics } = step.epilogue;
+        let each = u64::from(residual) + u64::from(relu) + 4 * u64::from(statistics.is_some());
+        self.op_flops(step) + results * each
     }
 
     fn op_flops(&self, step: &Step) -> u64 {

@@ -1,6 +1,6 @@
 //! A program as a table: step, kernel, shape, work, traffic, place in the arena.
 
-use super::{Epilogue, Program, Step};
+use super::{Program, Step};
 use std::fmt;
 
 /// Bytes of a float32 number.
@@ -9,13 +9,17 @@ const BYTES: usize = size_of::<f32>();
 impl Program {
     /// An operator with what is done to its result as it is written, as the table names it.
     pub fn kernel(step: &Step) -> String {
-        let name = step.op.operator().name();
-        match step.epilogue {
-            Epilogue { residual: false, relu: false } => name.to_owned(),
-            Epilogue { residual: true, relu: false } => format!("{name} + residual"),
-            Epilogue { residual: false, relu: true } => format!("{name} + relu"),
-            Epilogue { residual: true, relu: true } => format!("{name} + residual + relu"),
+        let then = step.epilogue;
+        let mut name = step.op.operator().name().to_owned();
+        for (follows, what) in
+            [(then.residual, "residual"), (then.relu, "relu"), (then.statistics.is_some(), "statistics")]
+        {
+            if follows {
+                name += " + ";
+                name += what;
+            }
         }
+        name
     }
 
     /// Bytes a step reads and writes at least: each operand once.

@@ -77,7 +77,7 @@ pub fn verify(case: &Case, device: &dyn Device, seed: u64) -> Result<Verdict> {
 /// bit where the data are whole numbers, else each element within what tensor cores may lose of its sum.
 ///
 /// They sum in float32 and truncate: with K products for a result, on average, `|got - expected| <= (K/4 + 2) 2^-24 sum|a b|`. That is still less
-/// than one missing average product for K < 8000.
+/// than one missing average product for K < 8000. What a norm makes of the result must agree within [`ROUNDED_NORM`].
 ///
 /// # Errors
 /// When the operator refuses the case's shapes, or the device fails or has no such precision.
@@ -97,7 +97,11 @@ pub fn verify_rounded(case: &Case, precision: Precision, device: &dyn Device, se
     operands.iter_mut().flat_map(|tensor| tensor.data_mut()).for_each(|x| *x = x.abs());
     let sizes = case.reference(&operands.iter().collect::<Vec<_>>());
     let input_shapes: Vec<Shape> = data.iter().map(Tensor::shape).collect();
-    for ((got, expected), sizes) in results.iter().zip(&expected).zip(&sizes) {
+    for (index, ((got, expected), sizes)) in results.iter().zip(&expected).zip(&sizes).enumerate() {
+        if index > 0 {
+            verdict.note(relative_l2(got.data(), expected.data()) / ROUNDED_NORM);
+            continue;
+        }
         if exact {
             verdict.note(wrong(got, expected));
             continue;
@@ -112,6 +116,9 @@ pub fn verify_rounded(case: &Case, precision: Precision, device: &dyn Device, se
     }
     Ok(verdict)
 }
+
+/// The relative L2 error that norm and statistics of a rounded convolution may have.
+const ROUNDED_NORM: f64 = 1e-4;
 
 /// How many elements differ.
 fn wrong(got: &Tensor, expected: &Tensor<f64>) -> f64 {
@@ -138,13 +145,17 @@ fn graph_of(case: &Case) -> Result<(Graph, Vec<ValueId>, Vec<ValueId>)> {
     let mut graph = Graph::new();
     let inputs: Vec<ValueId> =
         case.inputs.iter().enumerate().map(|(i, &(shape, _))| graph.input(&format!("input{i}"), shape)).collect();
-    let (operands, residual) = inputs.split_at(inputs.len() - usize::from(case.epilogue.residual));
+    let (operands, others) = inputs.split_at(case.operands());
     let mut outputs = graph.apply("case", case.op.clone(), operands)?;
-    if let [residual] = residual {
-        outputs[0] = graph.add("residual", outputs[0], *residual)?;
+    if case.epilogue.residual {
+        outputs[0] = graph.add("residual", outputs[0], others[0])?;
     }
     if case.epilogue.relu {
         outputs[0] = graph.relu("relu", outputs[0])?;
+    }
+    if let (true, [.., gamma, beta]) = (case.epilogue.statistics, others) {
+        let normed = graph.apply("norm", Case::NORM, &[outputs[0], *gamma, *beta])?;
+        outputs.extend(normed);
     }
     Ok((graph, inputs, outputs))
 }

@@ -5,8 +5,7 @@ use clap::Parser;
 use coronet::device::cpu::CpuDevice;
 use coronet::device::{Precision, Session};
 use coronet::graph::{Shape, ValueId};
-use coronet::ops::Op;
-use coronet::program::{Program, Target};
+use coronet::program::{Program, Step, Target};
 
 /// The CPU device, whose results have one number changed.
 struct Wrong {
@@ -24,8 +23,8 @@ impl Target for Wrong {
         self.device.storage(shape)
     }
 
-    fn workspace(&self, op: &Op, inputs: &[Shape]) -> usize {
-        self.device.workspace(op, inputs)
+    fn workspace(&self, step: &Step, inputs: &[Shape], outputs: &[Shape]) -> usize {
+        self.device.workspace(step, inputs, outputs)
     }
 }
 
@@ -172,8 +171,8 @@ impl Target for Failing {
         self.0.storage(shape)
     }
 
-    fn workspace(&self, op: &Op, inputs: &[Shape]) -> usize {
-        self.0.workspace(op, inputs)
+    fn workspace(&self, step: &Step, inputs: &[Shape], outputs: &[Shape]) -> usize {
+        self.0.workspace(step, inputs, outputs)
     }
 }
 

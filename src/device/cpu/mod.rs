@@ -19,8 +19,7 @@ use super::isolation::{Isolation, unwritten};
 use super::{Ceilings, Device, Precision, Session};
 use crate::error::{Error, Result};
 use crate::graph::{Shape, Source, ValueId};
-use crate::ops::Op;
-use crate::program::{Program, Span, Target};
+use crate::program::{Program, Span, Step, Target};
 use memory::Arena;
 use microkernel::MicroKernels;
 use rayon::{ThreadPool, ThreadPoolBuilder};
@@ -70,8 +69,8 @@ impl Target for CpuDevice {
         layout::storage(shape)
     }
 
-    fn workspace(&self, op: &Op, inputs: &[Shape]) -> usize {
-        ops::workspace(op, inputs)
+    fn workspace(&self, step: &Step, inputs: &[Shape], _outputs: &[Shape]) -> usize {
+        ops::workspace(&step.op, inputs)
     }
 }
 

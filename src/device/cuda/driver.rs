@@ -1,6 +1,6 @@
 //! What the CUDA device asks of whoever runs its kernels: the GPU's driver, or the emulator.
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use bytemuck::{NoUninit, Pod, Zeroable};
 use std::ffi::c_void;
 use std::time::Duration;
@@ -82,6 +82,24 @@ impl Launch {
     }
 }
 
+/// Launches that are started as one, in order: a CUDA graph.
+pub trait Recording: Send {
+    /// Starts them; they may be done later.
+    ///
+    /// # Errors
+    /// [`Stopped`], and then those behind have not run.
+    fn start(&self) -> std::result::Result<(), Stopped>;
+}
+
+/// What stopped a recording.
+#[derive(Debug)]
+pub struct Stopped {
+    /// Which of its launches, where the driver knows.
+    pub launch: Option<usize>,
+    /// Why.
+    pub error: Error,
+}
+
 /// Runs kernels. Work is done in the order it is asked for; launches may return before it is done.
 ///
 /// Errors are [`crate::Error::Device`] throughout: sentences for people, with what to do where something can be done.
@@ -157,6 +175,12 @@ pub trait Driver: Send + Sync {
     /// The arguments have the types of the kernel's parameters, and the memory they point to is live and as large as
     /// the kernel assumes.
     unsafe fn launch(&self, launch: &Launch) -> Result<()>;
+
+    /// Records launches, to be started as one again and again.
+    ///
+    /// # Safety
+    /// As [`Driver::launch`], for each of them, whenever the recording is started.
+    unsafe fn record(&self, launches: &[&Launch]) -> Result<Box<dyn Recording>>;
 
     /// Waits until all that was launched is done.
     fn synchronise(&self) -> Result<()>;

@@ -2,7 +2,7 @@
 //!
 //! Slow, exact about what CUDA promises and hostile about what it does not: see `kernels/emulator/multiprocessor.h`.
 
-use super::driver::{Address, Driver, Launch};
+use super::driver::{Address, Driver, Launch, Recording, Stopped};
 use crate::error::{Error, Result};
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
@@ -280,6 +280,22 @@ fn line_of(address: usize) -> String {
     if lines.is_empty() { "a line that this build does not know".into() } else { lines.join(" from ") }
 }
 
+/// Launches, and who runs them.
+struct Recorded {
+    driver: EmulatedDriver,
+    launches: Vec<Launch>,
+}
+
+impl Recording for Recorded {
+    fn start(&self) -> std::result::Result<(), Stopped> {
+        for (index, launch) in self.launches.iter().enumerate() {
+            // SAFETY: the promise of who recorded it.
+            unsafe { self.driver.launch(launch) }.map_err(|error| Stopped { launch: Some(index), error })?;
+        }
+        Ok(())
+    }
+}
+
 impl Driver for EmulatedDriver {
     fn describe(&self) -> String {
         format!("emulated GPU (sm_{}), one thread", self.architecture())
@@ -358,6 +374,11 @@ impl Driver for EmulatedDriver {
         }
         let sentence = CStr::from_bytes_until_nul(&problem).map(CStr::to_string_lossy).unwrap_or_default();
         Err(Error::Device(with_lines(&sentence)))
+    }
+
+    unsafe fn record(&self, launches: &[&Launch]) -> Result<Box<dyn Recording>> {
+        let launches = launches.iter().map(|&launch| launch.clone()).collect();
+        Ok(Box::new(Recorded { driver: self.clone(), launches }))
     }
 
     fn synchronise(&self) -> Result<()> {

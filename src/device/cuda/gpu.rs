@@ -1,6 +1,6 @@
 //! The driver that runs the kernels on an NVIDIA GPU. libcuda is opened at run time; without one this is an error.
 
-use super::driver::{Address, Driver, Launch};
+use super::driver::{Address, Driver, Launch, Recording, Stopped};
 use crate::error::{Error, Result};
 use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::sys::{self, CUresult};
@@ -174,6 +174,7 @@ impl Driver for Gpu {
         let driver = asked.result().ok().map(|()| format!("CUDA {}.{}", version / 1000, version % 1000 / 10));
         let facts = [
             driver.map(|driver| ("driver", driver)),
+            Some(("launches of a run", "one CUDA graph".to_owned())),
             of_device("multiprocessors", Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT, "", 1),
             of_device("highest clock", Attribute::CU_DEVICE_ATTRIBUTE_CLOCK_RATE, " MHz", 1000),
             of_device("highest memory clock", Attribute::CU_DEVICE_ATTRIBUTE_MEMORY_CLOCK_RATE, " MHz", 1000),
@@ -251,6 +252,28 @@ impl Driver for Gpu {
         })
     }
 
+    unsafe fn record(&self, launches: &[&Launch]) -> Result<Box<dyn Recording>> {
+        let stream = self.stream.cu_stream();
+        self.bind()?;
+        // What other threads do meanwhile is theirs.
+        let mode = sys::CUstreamCaptureMode_enum::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+        // SAFETY: the stream is not the default one, and lives as long as this driver.
+        unsafe { result::stream::begin_capture(stream, mode) }.map_err(failed("record launches"))?;
+        // SAFETY: the caller's promise.
+        let launched = launches.iter().try_for_each(|launch| unsafe { self.launch(launch) });
+        // SAFETY: the capture has begun, and must end whatever has happened.
+        let graph = unsafe { result::stream::end_capture(stream) };
+        launched?;
+        let graph = graph.map_err(failed("record launches"))?;
+        let as_usual = sys::CUgraphInstantiate_flags(0);
+        // SAFETY: the graph was just made, and is not needed any more once it can be started.
+        let started = unsafe { result::graph::instantiate(graph, as_usual) };
+        // SAFETY: as above. Nothing can be done about a driver that keeps it.
+        let _ = unsafe { result::graph::destroy(graph) };
+        let started = started.map_err(failed("make a graph of the recorded launches"))?;
+        Ok(Box::new(Graph { context: self.context.clone(), stream: self.stream.clone(), started }))
+    }
+
     fn synchronise(&self) -> Result<()> {
         self.stream.synchronize().map_err(failed("finish what was launched"))
     }
@@ -264,6 +287,34 @@ impl Driver for Gpu {
         end.record(&self.stream).map_err(failed("record an event"))?;
         let milliseconds = start.elapsed_ms(&end).map_err(failed("finish what was launched"))?;
         Ok(Duration::from_secs_f64(f64::from(milliseconds.max(0.0)) / 1e3))
+    }
+}
+
+/// A CUDA graph that can be started.
+struct Graph {
+    context: Arc<CudaContext>,
+    stream: Arc<CudaStream>,
+    started: sys::CUgraphExec,
+}
+
+// SAFETY: a handle that any thread may use once the context is bound to it, one at a time.
+unsafe impl Send for Graph {}
+
+impl Recording for Graph {
+    fn start(&self) -> std::result::Result<(), Stopped> {
+        let bound = self.context.bind_to_thread();
+        // SAFETY: graph and stream live as long as this.
+        let started = bound.and_then(|()| unsafe { result::graph::launch(self.started, self.stream.cu_stream()) });
+        started.map_err(|error| Stopped { launch: None, error: failed("start a graph")(error) })
+    }
+}
+
+impl Drop for Graph {
+    fn drop(&mut self) {
+        if self.context.bind_to_thread().is_ok() {
+            // SAFETY: made in `record`; sessions synchronise before they return from a run.
+            let _ = unsafe { result::graph::exec_destroy(self.started) };
+        }
     }
 }
 

@@ -22,7 +22,7 @@ impl Memory {
 
     /// Memory of `len` numbers, as the driver gives it.
     pub fn unwritten(driver: &Arc<dyn Driver>, len: usize) -> Result<Memory> {
-        let refused = || Error::Device(format!("out of memory: the program's arena needs {} MB", len / 250_000));
+        let refused = || Error::Device(format!("out of memory: the program needs {} MB", len / 250_000));
         let bytes = len.max(1).checked_mul(size_of::<f32>()).ok_or_else(refused)?;
         Ok(Memory { driver: driver.clone(), start: driver.allocate(bytes)?, len })
     }
@@ -84,6 +84,36 @@ impl Memory {
             self.write(piece, &numbers[..piece.len])?;
         }
         Ok(())
+    }
+}
+
+/// 32-bit counters of the steps of a program, through which the blocks of a launch tell each other that they are done.
+/// A launch leaves them as it finds them.
+pub(super) struct Counters {
+    memory: Memory,
+    /// The first one of each step.
+    starts: Vec<usize>,
+}
+
+impl Counters {
+    /// As many for each step as `counts` says, as the driver gives memory.
+    pub fn new(driver: &Arc<dyn Driver>, counts: impl Iterator<Item = usize>) -> Result<Counters> {
+        let (mut starts, mut len) = (Vec::new(), 0);
+        for count in counts {
+            starts.push(len);
+            len += count;
+        }
+        Ok(Counters { memory: Memory::unwritten(driver, len)?, starts })
+    }
+
+    /// Makes all of them 0.
+    pub fn reset(&self) -> Result<()> {
+        self.memory.fill(Span { offset: 0, len: self.memory.len }, 0.0) // whose bits are those of 0
+    }
+
+    /// The first one of a step.
+    pub fn of(&self, step: usize) -> Address {
+        self.memory.start.after(self.starts[step])
     }
 }
 

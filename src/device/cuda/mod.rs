@@ -15,7 +15,7 @@ mod occupancy;
 mod ops;
 mod resampling;
 
-pub use driver::{Address, Driver, Launch};
+pub use driver::{Address, Driver, Launch, Recording, Stopped};
 #[cfg(feature = "emulator")]
 pub use emulated::{Architecture, Copies, EmulatedDriver, Order, Schedule, Traffic};
 #[cfg(feature = "cuda")]
@@ -32,8 +32,8 @@ use super::{Device, Precision, RunTime, Session};
 use crate::error::{Error, Result};
 use crate::graph::{Shape, Source, ValueId};
 use crate::ops::Op;
-use crate::program::{Program, Span, Target};
-use memory::Memory;
+use crate::program::{Program, Span, Step, Target};
+use memory::{Counters, Memory};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -85,8 +85,12 @@ impl Target for CudaDevice {
         layout::storage(shape)
     }
 
-    fn workspace(&self, op: &Op, inputs: &[Shape]) -> usize {
-        ops::workspace(op, inputs, self.precision)
+    fn takes_statistics(&self, op: &Op) -> bool {
+        ops::takes_statistics(op)
+    }
+
+    fn workspace(&self, step: &Step, inputs: &[Shape], outputs: &[Shape]) -> usize {
+        ops::workspace(step, inputs, outputs, self.precision)
     }
 }
 
@@ -123,6 +127,9 @@ struct CudaSession {
     arena: Memory,
     /// The launches of each step.
     steps: Vec<Vec<Launch>>,
+    counters: Counters,
+    /// All launches as one, unless the memory is looked at between steps.
+    recording: Option<Box<dyn Recording>>,
     isolation: Option<Isolation>,
     /// Memory that is written to have the caches hold nothing else.
     flusher: Option<Memory>,
@@ -154,23 +161,54 @@ impl CudaSession {
                 arena.fill(span, 0.0)?;
             }
         }
+        let counters = counters_of(&driver, &program)?;
+        counters.reset()?;
         let steps: Vec<Vec<Launch>> =
-            (0..program.steps().len()).map(|step| bind(device, &program, step, &arena)).collect();
+            (0..program.steps().len()).map(|step| bind(device, &program, step, &arena, &counters)).collect();
         let missing = |launch: &&Launch| !driver.has_kernel(launch.kernel);
         if let Some(launch) = steps.iter().flatten().find(missing) {
             return Err(Error::Device(format!("this build has no kernel {}", launch.kernel)));
         }
         let isolation = Isolation::of(&program);
-        Ok(CudaSession { program, driver, arena, steps, isolation, flusher: None })
+        let launches: Vec<&Launch> = steps.iter().flatten().collect();
+        // SAFETY: as in `start`; arena and counters live as long as the session that keeps the recording.
+        let record = || unsafe { driver.record(&launches) };
+        let recording = if isolation.is_none() { Some(record()?) } else { None };
+        Ok(CudaSession { program, driver, arena, steps, counters, recording, isolation, flusher: None })
+    }
+
+    /// Starts all steps.
+    fn start_all(&self) -> Result<()> {
+        let Some(recording) = &self.recording else {
+            return (0..self.steps.len()).try_for_each(|step| self.start(step));
+        };
+        recording.start().map_err(|Stopped { launch, error }| {
+            let mut ends = self.steps.iter().scan(0, |end, launches| {
+                *end += launches.len();
+                Some(*end)
+            });
+            let step = launch.and_then(|launch| ends.position(|end| launch < end));
+            self.stopped(step, error)
+        })
     }
 
     /// Starts a step's kernels.
     fn start(&self, step: usize) -> Result<()> {
         for launch in &self.steps[step] {
             // SAFETY: `ops::bind` packs what the kernel's header asks for, with addresses of spans of the arena.
-            unsafe { self.driver.launch(launch) }.map_err(|error| self.named(step, error))?;
+            unsafe { self.driver.launch(launch) }.map_err(|error| self.stopped(Some(step), error))?;
         }
         Ok(())
+    }
+
+    /// The error of a run that was stopped, of a step where that is known; the next run may be a better one.
+    fn stopped(&self, step: Option<usize>, error: Error) -> Error {
+        // Blocks that never came have not been counted. What may go wrong here has gone wrong already.
+        let _ = self.counters.reset();
+        match step {
+            Some(step) => self.named(step, error),
+            None => error,
+        }
     }
 
     /// An error with the step it came from.
@@ -208,9 +246,15 @@ impl CudaSession {
     }
 }
 
+/// Room for the counters of each step.
+fn counters_of(driver: &Arc<dyn Driver>, program: &Program) -> Result<Counters> {
+    let shapes = |ids: &[ValueId]| ids.iter().map(|&id| program.value(id).shape).collect::<Vec<Shape>>();
+    Counters::new(driver, program.steps().iter().map(|step| ops::counters(step, &shapes(&step.outputs))))
+}
+
 /// The launches of a step.
-fn bind(device: &CudaDevice, program: &Program, step: usize, arena: &Memory) -> Vec<Launch> {
-    let step = &program.steps()[step];
+fn bind(device: &CudaDevice, program: &Program, at: usize, arena: &Memory, counters: &Counters) -> Vec<Launch> {
+    let step = &program.steps()[at];
     let shapes = |ids: &[ValueId]| ids.iter().map(|&id| program.value(id).shape).collect();
     let operand = |span: Span| ops::Operand { address: arena.address(span), len: span.len };
     let operands = |ids: &[ValueId]| ids.iter().filter_map(|&id| program.span(id)).map(operand).collect();
@@ -224,6 +268,7 @@ fn bind(device: &CudaDevice, program: &Program, step: usize, arena: &Memory) -> 
         inputs: operands(&step.inputs),
         outputs: operands(&step.outputs),
         workspace: operand(step.workspace),
+        counters: counters.of(at),
     })
 }
 
@@ -250,7 +295,7 @@ impl Session for CudaSession {
         if let Some(isolation) = &self.isolation {
             return self.run_isolated(isolation, |_, _| ());
         }
-        (0..self.steps.len()).try_for_each(|step| self.start(step))?;
+        self.start_all()?;
         self.driver.synchronise()
     }
 
@@ -262,7 +307,7 @@ impl Session for CudaSession {
         }
         let compute = self.driver.time(&mut || {
             let begun = Instant::now();
-            (0..self.steps.len()).try_for_each(|step| self.start(step))?;
+            self.start_all()?;
             enqueue = begun.elapsed();
             Ok(())
         })?;

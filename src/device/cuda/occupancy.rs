@@ -1,8 +1,8 @@
 //! How many blocks of a kernel a multiprocessor holds at once, told from what ptxas says of the kernel: without a GPU.
 
-use super::driver::{Address, Driver, Launch};
+use super::driver::{Address, Driver, Launch, Recording};
 use super::memory::Memory;
-use super::{CudaDevice, bind};
+use super::{CudaDevice, bind, counters_of};
 use crate::device::{Device, Precision};
 use crate::error::{Error, Result};
 use crate::program::Program;
@@ -149,7 +149,8 @@ impl CudaDevice {
         let multiprocessor = multiprocessor.ok_or_else(|| Error::Device("nothing is known of this GPU".into()))?;
         let paper: Arc<dyn Driver> = Arc::new(Paper { multiprocessor });
         let arena = Memory::unwritten(&paper, program.arena_len())?;
-        let of_step = |step: usize| bind(self, program, step, &arena).into_iter().map(move |launch| (step, launch));
+        let counters = counters_of(&paper, program)?;
+        let of_step = |step: usize| bind(self, program, step, &arena, &counters).into_iter().map(move |l| (step, l));
         (0..program.steps().len())
             .flat_map(of_step)
             .map(|(step, launch)| planned(multiprocessor, step, &launch))
@@ -211,6 +212,10 @@ impl Driver for Paper {
     }
 
     unsafe fn launch(&self, _launch: &Launch) -> Result<()> {
+        Err(only_planned())
+    }
+
+    unsafe fn record(&self, _launches: &[&Launch]) -> Result<Box<dyn Recording>> {
         Err(only_planned())
     }
 

@@ -10,7 +10,6 @@ use super::super::memory::Region;
 use super::{Binding, Routine, maps};
 use crate::graph::Shape;
 use crate::ops::InstanceNorm;
-use crate::program::Epilogue;
 use rayon::prelude::*;
 
 /// Pixels of a block, and the most pixels of a band.
@@ -60,6 +59,12 @@ pub(super) fn workspace(shape: Shape) -> usize {
     extent.batch * (extent.bands() * 2 + 1) * extent.lanes
 }
 
+pub(super) fn normalise_workspace(shape: Shape) -> usize {
+    let extent = Extent::of(shape);
+    // The scale of each sample's channels.
+    extent.batch * extent.lanes
+}
+
 pub(super) fn grad_workspace(shape: Shape) -> usize {
     let extent = Extent::of(shape);
     // Two rows a band, and two means of each sample's channels.
@@ -67,48 +72,51 @@ pub(super) fn grad_workspace(shape: Shape) -> usize {
 }
 
 pub(super) fn forward(op: &InstanceNorm, binding: &Binding<'_>) -> Routine {
-    let norm = Norm {
-        extent: Extent::of(binding.input_shapes[0]),
-        epsilon: f64::from(op.epsilon),
-        epilogue: binding.epilogue,
-        x: binding.inputs[0],
-        gamma: binding.inputs[1],
-        beta: binding.inputs[2],
-        residual: binding.residual(),
-        y: binding.outputs[0],
-        statistics: binding.outputs[1],
-        workspace: binding.workspace,
-    };
+    let extent = Extent::of(binding.input_shapes[0]);
+    let [x, gamma, beta] = [0, 1, 2].map(|i| binding.inputs[i]);
+    let statistics = binding.outputs[1];
+    let scales = extent.batch * extent.bands() * 2 * extent.lanes;
+    let pass = Pass::new(extent, (x, statistics, beta), scales, binding);
+    let norm =
+        Norm { extent, epsilon: f64::from(op.epsilon), x, gamma, statistics, scales, workspace: binding.workspace };
     Box::new(move || {
         norm.measure();
-        (0..norm.extent.batch).for_each(|sample| norm.merge(sample));
-        match (norm.residual, norm.epilogue.relu) {
-            (Some(residual), true) => norm.apply(Some(residual), rectified),
-            (Some(residual), false) => norm.apply(
-                Some(residual),
-                #[inline(always)]
-                |v| v,
-            ),
-            (None, true) => norm.apply(None, rectified),
-            (None, false) => norm.apply(
-                None,
-                #[inline(always)]
-                |v| v,
-            ),
-        }
+        (0..extent.batch).for_each(|sample| norm.merge(sample));
+        pass.run();
     })
 }
 
+pub(super) fn normalise(binding: &Binding<'_>) -> Routine {
+    let extent = Extent::of(binding.input_shapes[0]);
+    let [x, statistics, gamma, beta] = [0, 1, 2, 3].map(|i| binding.inputs[i]);
+    let pass = Pass::new(extent, (x, statistics, beta), 0, binding);
+    let scales = binding.workspace;
+    Box::new(move || {
+        let lanes = extent.lanes;
+        for sample in 0..extent.batch {
+            // SAFETY: nobody else runs.
+            let (scale, reciprocal, gamma) = unsafe {
+                (
+                    scales.slice_mut(sample * lanes, lanes),
+                    statistics.slice((2 * sample + 1) * lanes, lanes),
+                    gamma.slice(0, lanes),
+                )
+            };
+            (0..lanes).for_each(|lane| scale[lane] = gamma[lane] * reciprocal[lane]);
+        }
+        pass.run();
+    })
+}
+
+/// Takes the statistics and makes the scales.
 struct Norm {
     extent: Extent,
     epsilon: f64,
-    epilogue: Epilogue,
     x: Region,
     gamma: Region,
-    beta: Region,
-    residual: Option<Region>,
-    y: Region,
     statistics: Region,
+    /// Where the scales lie in the workspace, behind what the bands have found.
+    scales: usize,
     workspace: Region,
 }
 
@@ -146,13 +154,13 @@ impl Norm {
 
     /// Merges a sample's bands in order; leaves mean and 1/deviation in the statistics, the scale in the workspace.
     fn merge(&self, sample: usize) {
-        let Extent { batch, area, lanes, channels } = self.extent;
+        let Extent { area, lanes, channels, .. } = self.extent;
         let bands = self.extent.bands();
         // SAFETY: measuring is done; nobody else runs. The scale's rows lie behind those of the bands.
         let (statistics, scale, bands_moments, gamma, pivot) = unsafe {
             (
                 self.statistics.slice_mut(sample * 2 * lanes, 2 * lanes),
-                self.workspace.slice_mut(batch * bands * 2 * lanes + sample * lanes, lanes),
+                self.workspace.slice_mut(self.scales + sample * lanes, lanes),
                 self.workspace.slice(self.extent.band_slot(sample, 0), bands * 2 * lanes),
                 self.gamma.all(),
                 self.x.slice(sample * area * lanes, lanes),
@@ -175,18 +183,60 @@ impl Norm {
             scale[lane] = (f64::from(gamma[lane]) / deviation) as f32;
         }
     }
+}
+
+/// The pass over the maps that applies a norm.
+struct Pass {
+    extent: Extent,
+    relu: bool,
+    x: Region,
+    beta: Region,
+    residual: Option<Region>,
+    y: Region,
+    statistics: Region,
+    /// Where the scales, a row of lanes for each sample, lie in the workspace.
+    scales: usize,
+    workspace: Region,
+}
+
+impl Pass {
+    fn new(
+        extent: Extent,
+        (x, statistics, beta): (Region, Region, Region),
+        scales: usize,
+        binding: &Binding<'_>,
+    ) -> Pass {
+        let (relu, residual, y) = (binding.epilogue.relu, binding.residual(), binding.outputs[0]);
+        Pass { extent, relu, x, beta, residual, y, statistics, scales, workspace: binding.workspace }
+    }
+
+    fn run(&self) {
+        match (self.residual, self.relu) {
+            (Some(residual), true) => self.apply(Some(residual), rectified),
+            (Some(residual), false) => self.apply(
+                Some(residual),
+                #[inline(always)]
+                |v| v,
+            ),
+            (None, true) => self.apply(None, rectified),
+            (None, false) => self.apply(
+                None,
+                #[inline(always)]
+                |v| v,
+            ),
+        }
+    }
 
     /// `finish((x - mean) scale + beta [+ residual])` in one pass; the result may lie over the input.
     fn apply(&self, residual: Option<Region>, finish: impl Fn(f32) -> f32 + Sync) {
-        let Extent { batch, area, lanes, .. } = self.extent;
-        let scales = batch * self.extent.bands() * 2 * lanes;
+        let Extent { area, lanes, .. } = self.extent;
         self.extent.for_each_band(
             #[inline(always)]
             |sample, _, first, count| {
                 let at = (sample * area + first) * lanes;
                 let (from, to) = (self.x.pointer(at, count * lanes).cast_const(), self.y.pointer(at, count * lanes));
                 let mean = self.statistics.pointer(sample * 2 * lanes, lanes).cast_const();
-                let scale = self.workspace.pointer(scales + sample * lanes, lanes).cast_const();
+                let scale = self.workspace.pointer(self.scales + sample * lanes, lanes).cast_const();
                 let beta = self.beta.pointer(0, lanes).cast_const();
                 let added = residual.map(|region| region.pointer(at, count * lanes).cast_const());
                 for pixel in 0..count {

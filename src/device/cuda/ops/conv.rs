@@ -1,6 +1,7 @@
 //! Launches of `kernels/conv.cu`.
 
 use super::super::driver::{Address, Launch};
+use super::statistics::StatisticsTo;
 use super::{Binding, THREADS, maps, tensor_conv};
 use crate::device::Precision;
 use crate::device::layout::{padded, storage};
@@ -92,24 +93,40 @@ fn convolve(direction: Direction, conv: &Conv, binding: &Binding<'_>) -> Vec<Lau
     let (source, result) = (binding.input_shapes[0], binding.output_shapes[0]);
     let geometry = Geometry::new(conv, source, result, kernel_of(binding.input_shapes[1]));
     let (batch, channels, rows, columns) = maps(result);
-    let (pixels, lanes) = (batch * rows * columns, padded(channels));
+    let size = Size { batch, area: rows * columns, lanes: padded(channels) };
     if binding.precision != Precision::Float32 {
-        return tensor_conv::convolve(direction, binding, (pixels, lanes), geometry);
+        return tensor_conv::convolve(direction, binding, size, geometry);
     }
     let kernel = match direction {
         Direction::Forward => "conv",
         Direction::Backward => "conv_backward",
     };
-    let tiles = [pixels.div_ceil(TILE), lanes.div_ceil(TILE)].map(|count| count as u32);
-    let launch = Launch::new(kernel, [tiles[0], tiles[1], 1], [THREADS, 1, 1]);
+    let (down, across) = size.tiles(TILE, TILE);
+    let launch = Launch::new(kernel, [down as u32, across as u32, 1], [THREADS, 1, 1]);
     let launch = launch.with(binding.inputs[0].address).with(binding.inputs[1].address);
-    vec![with_results(launch, binding, geometry)]
+    vec![with_results(launch, binding, binding.workspace.address, geometry)]
 }
 
-/// The arguments behind a convolution's operands.
-pub(super) fn with_results(launch: Launch, binding: &Binding<'_>, geometry: Geometry) -> Launch {
+/// The maps that a convolution makes.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Size {
+    batch: usize,
+    /// Pixels of a sample.
+    area: usize,
+    pub lanes: usize,
+}
+
+impl Size {
+    /// How many tiles of so many pixels, each of one sample, by so many lanes.
+    pub fn tiles(self, pixels: usize, lanes: usize) -> (usize, usize) {
+        (self.batch * self.area.div_ceil(pixels), self.lanes.div_ceil(lanes))
+    }
+}
+
+/// The arguments behind a convolution's operands; `free` is where its workspace has room for statistics.
+pub(super) fn with_results(launch: Launch, binding: &Binding<'_>, free: Address, geometry: Geometry) -> Launch {
     let launch = launch.with(binding.bias()).with(binding.outputs[0].address);
-    launch.with(i32::from(binding.epilogue.relu)).with(geometry)
+    launch.with(i32::from(binding.epilogue.relu)).with(StatisticsTo::of(binding, free)).with(geometry)
 }
 
 /// Into how many parts the pixels of cotangents are cut.

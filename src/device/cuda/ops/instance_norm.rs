@@ -1,6 +1,6 @@
 //! Launches of `kernels/instance_norm.cu`: bands, their merge, and the pass that writes the maps.
 
-use super::super::driver::Launch;
+use super::super::driver::{Address, Launch};
 use super::columns::Columns;
 use super::{Binding, THREADS};
 use crate::graph::Shape;
@@ -25,21 +25,31 @@ pub(super) fn grad_workspace(shape: Shape) -> usize {
 pub(super) fn forward(op: &InstanceNorm, binding: &Binding<'_>) -> Vec<Launch> {
     let columns = Columns::of(binding.input_shapes[0]);
     let [x, gamma, beta] = [0, 1, 2].map(|input| binding.inputs[input].address);
-    let (y, statistics, bands) = (binding.outputs[0], binding.outputs[1].address, binding.workspace.address);
+    let (statistics, bands) = (binding.outputs[1].address, binding.workspace.address);
     let partial = columns.launch("instance_norm_bands").with(x).with(bands);
     let merge = Launch::of_threads("instance_norm_merge", columns.batch * columns.lanes, THREADS);
     let merge = merge.with(x).with(bands).with(statistics).with_int(columns.batch).with_int(columns.area);
     let merge = merge.with_int(columns.lanes).with_int(columns.channels).with_int(columns.band_pixels());
-    let quads = y.len / NUMBERS;
-    let apply = Launch::of_threads(apply_kernel(binding.epilogue), quads, THREADS).with(x).with(statistics);
-    // Kernels without a residual do not read it, but every pointer is a live one.
-    let residual = binding.residual().map_or(x, |operand| operand.address);
-    let apply = apply.with(gamma).with(beta).with(residual).with(y.address);
     vec![
         partial.with_int(columns.area).with_int(columns.lanes).with_int(columns.band_pixels()),
         merge.with_int(columns.bands()).with(op.epsilon),
-        apply.with_int(quads).with_int(columns.area).with_int(columns.lanes),
+        apply([x, statistics, gamma, beta], binding),
     ]
+}
+
+pub(super) fn normalise(binding: &Binding<'_>) -> Vec<Launch> {
+    vec![apply([0, 1, 2, 3].map(|input| binding.inputs[input].address), binding)]
+}
+
+/// The pass that writes the maps from those given, their statistics, gamma and beta.
+fn apply([x, statistics, gamma, beta]: [Address; 4], binding: &Binding<'_>) -> Launch {
+    let (columns, y) = (Columns::of(binding.input_shapes[0]), binding.outputs[0]);
+    let quads = y.len / NUMBERS;
+    let launch = Launch::of_threads(apply_kernel(binding.epilogue), quads, THREADS).with(x).with(statistics);
+    // Kernels without a residual do not read it, but every pointer is a live one.
+    let residual = binding.residual().map_or(x, |operand| operand.address);
+    let launch = launch.with(gamma).with(beta).with(residual).with(y.address);
+    launch.with_int(quads).with_int(columns.area).with_int(columns.lanes)
 }
 
 fn apply_kernel(epilogue: Epilogue) -> &'static str {

@@ -11,6 +11,7 @@ mod instance_norm;
 mod max_pool;
 mod resize;
 mod soft_dice;
+mod statistics;
 mod sums;
 mod temporal_conv;
 mod tensor_conv;
@@ -22,7 +23,7 @@ use super::driver::{Address, Launch};
 use crate::device::Precision;
 use crate::graph::Shape;
 use crate::ops::Op;
-use crate::program::Epilogue;
+use crate::program::{Epilogue, Step};
 
 /// Threads of a block wherever a thread owns one number, as the kernels' `THREADS`.
 const THREADS: u32 = 256;
@@ -49,6 +50,8 @@ pub(super) struct Binding<'a> {
     pub inputs: Vec<Operand>,
     pub outputs: Vec<Operand>,
     pub workspace: Operand,
+    /// As many as [`counters`] says, all 0 before and after each launch.
+    pub counters: Address,
 }
 
 impl Binding<'_> {
@@ -63,8 +66,23 @@ impl Binding<'_> {
     }
 }
 
-/// Numbers of scratch memory an operator needs.
-pub(super) fn workspace(op: &Op, inputs: &[Shape], precision: Precision) -> usize {
+/// Whether an operator's kernels can take the statistics of what they write.
+pub(super) fn takes_statistics(op: &Op) -> bool {
+    matches!(op, Op::Conv(_) | Op::TransposedConv(_))
+}
+
+/// 32-bit counters that a step needs for itself, through which its blocks tell each other that they are done.
+pub(super) fn counters(step: &Step, outputs: &[Shape]) -> usize {
+    if step.epilogue.statistics.is_some() { statistics::counters(outputs[0]) } else { 0 }
+}
+
+/// Numbers of scratch memory a step needs.
+pub(super) fn workspace(step: &Step, inputs: &[Shape], outputs: &[Shape], precision: Precision) -> usize {
+    let taken = step.epilogue.statistics.map_or(0, |_| statistics::workspace(outputs[0]));
+    taken + operator_workspace(&step.op, inputs, precision)
+}
+
+fn operator_workspace(op: &Op, inputs: &[Shape], precision: Precision) -> usize {
     match op {
         Op::ChannelSum(_) => sums::channel_sum_workspace(inputs[0]),
         Op::Conv(_) | Op::ConvInputGrad(_) | Op::TransposedConv(_) => tensor_conv::workspace(inputs, precision),
@@ -101,6 +119,7 @@ pub(super) fn bind(binding: &Binding<'_>) -> Vec<Launch> {
         Op::ResizeGrad(_) => resize::grad(binding),
         Op::InstanceNorm(op) => instance_norm::forward(op, binding),
         Op::InstanceNormGrad(_) => instance_norm::grad(binding),
+        Op::Normalise(_) => instance_norm::normalise(binding),
         Op::SoftDice(op) => soft_dice::forward(op, binding),
         Op::SoftDiceGrad(op) => soft_dice::grad(op, binding),
         Op::CrossEntropy(_) => cross_entropy::forward(binding),

@@ -4,7 +4,7 @@
 //! read, then the filter or the cotangent.
 
 use super::super::driver::{Address, Launch};
-use super::conv::{Direction, Geometry, in_parts, parts, with_results};
+use super::conv::{Direction, Geometry, Size, in_parts, parts, with_results};
 use super::{Binding, THREADS, maps};
 use crate::device::Precision;
 use crate::device::layout::{padded, storage};
@@ -51,16 +51,11 @@ impl Tile {
         [Tile { rows: 128, columns: 64 }, Tile { rows: 64, columns: 64 }, Tile { rows: 64, columns: 32 }];
     const SMALLEST: Tile = Tile::ALL[2];
 
-    /// How many there are of it in a matrix.
-    fn grid(self, (rows, columns): (usize, usize)) -> (usize, usize) {
-        (rows.div_ceil(self.rows), columns.div_ceil(self.columns))
-    }
-
     /// The largest tile that wastes no half of itself and leaves no multiprocessor idle, else the smallest.
-    fn of_convolution(size: (usize, usize)) -> Tile {
+    fn of_convolution(size: Size) -> Tile {
         let fits = |tile: &Tile| {
-            let (down, across) = tile.grid(size);
-            size.1 > tile.columns / 2 && down * across >= LEAST_BLOCKS
+            let (down, across) = size.tiles(tile.rows, tile.columns);
+            size.lanes > tile.columns / 2 && down * across >= LEAST_BLOCKS
         };
         Tile::ALL.into_iter().find(fits).unwrap_or(Tile::SMALLEST)
     }
@@ -120,22 +115,17 @@ fn operands(binding: &Binding<'_>) -> (Vec<Launch>, [Address; 2], Address) {
     (launches, addresses, free)
 }
 
-/// The launches of a convolution with a result of `size` pixels by lanes.
-pub(super) fn convolve(
-    direction: Direction,
-    binding: &Binding<'_>,
-    size: (usize, usize),
-    geometry: Geometry,
-) -> Vec<Launch> {
+/// The launches of a convolution with a result of `size`.
+pub(super) fn convolve(direction: Direction, binding: &Binding<'_>, size: Size, geometry: Geometry) -> Vec<Launch> {
     let tile = binding.tile.unwrap_or_else(|| Tile::of_convolution(size));
     let kernel = match direction {
         Direction::Forward => kernel!("conv", binding.precision, tile, [128 x 64, 64 x 64, 64 x 32]),
         Direction::Backward => kernel!("conv_backward", binding.precision, tile, [128 x 64, 64 x 64, 64 x 32]),
     };
-    let (down, across) = tile.grid(size);
-    let (mut launches, [source, filter], _) = operands(binding);
+    let (down, across) = size.tiles(tile.rows, tile.columns);
+    let (mut launches, [source, filter], free) = operands(binding);
     let launch = Launch::new(kernel, [down as u32, across as u32, 1], [TENSOR_THREADS, 1, 1]);
-    launches.push(with_results(launch.with(source).with(filter), binding, geometry));
+    launches.push(with_results(launch.with(source).with(filter), binding, free, geometry));
     launches
 }
 
@@ -145,8 +135,8 @@ pub(super) fn filter_grad(op: &ConvFilterGrad, binding: &Binding<'_>, geometry: 
     let [inputs, outputs] = [0, 1].map(|i| padded(maps(binding.input_shapes[i]).1));
     let tile = binding.tile.filter(|tile| *tile != Tile::ALL[0]).unwrap_or_else(|| Tile::of_filter_grad(outputs));
     let kernel = kernel!("conv_filter_grad", binding.precision, tile, [64 x 64, 64 x 32]);
-    let (down, across) = tile.grid((inputs, outputs));
-    let grid = [down * across, op.kernel_height * op.kernel_width, parts(cotangent)].map(|count| count as u32);
+    let tiles = inputs.div_ceil(tile.rows) * outputs.div_ceil(tile.columns);
+    let grid = [tiles, op.kernel_height * op.kernel_width, parts(cotangent)].map(|count| count as u32);
     let (mut launches, [x, dy], free) = operands(binding);
     let launch = Launch::new(kernel, grid, [TENSOR_THREADS, 1, 1]).with(x).with(dy);
     let products = |parts, pixels| launch.clone().with(parts).with_int(pixels).with(geometry);
