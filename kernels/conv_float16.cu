@@ -1,9 +1,9 @@
 // Convolution of float16 numbers on tensor cores, see tensor_conv.cuh: the tiles that there are.
 #include "tensor_conv.cuh"
 
-CONV_KERNEL(conv_float16_128x64, Float16, 128, 64, 4)
-CONV_KERNEL(conv_float16_64x64, Float16, 64, 64, 6)
-CONV_KERNEL(conv_float16_64x32, Float16, 64, 32, 8)
+CONV_KERNEL(conv_float16_128x64, Float16, 128, 64)
+CONV_KERNEL(conv_float16_64x64, Float16, 64, 64)
+CONV_KERNEL(conv_float16_64x32, Float16, 64, 32)
 
 CONV_BACKWARD_KERNEL(conv_backward_float16_128x64, Float16, 128, 64)
 CONV_BACKWARD_KERNEL(conv_backward_float16_64x64, Float16, 64, 64)

@@ -286,10 +286,9 @@ __device__ __forceinline__ void tensor_filter_grad(const Element* x, const Eleme
 
 }  // namespace
 
-// The kernels of one number format and tile. What they compute stands above; the arguments are those of conv.cu. The
-// registers of CONV_KERNEL allow AT_ONCE blocks on a multiprocessor, where its shared memory has room for them.
-#define CONV_KERNEL(NAME, ELEMENT, ROWS, COLUMNS, AT_ONCE)                                                       \
-    extern "C" __global__ void __launch_bounds__(THREADS, AT_ONCE)                                               \
+// The kernels of one number format and tile. What they compute stands above; the arguments are those of conv.cu.
+#define CONV_KERNEL(NAME, ELEMENT, ROWS, COLUMNS)                                                                \
+    extern "C" __global__ void __launch_bounds__(THREADS)                                                        \
         NAME(const ELEMENT* x, const ELEMENT* filter, const float* bias, float* y, int rectify,                  \
              StatisticsTo statistics, Geometry g) {                                                              \
         tensor_convolve<ELEMENT, ROWS, COLUMNS, false>(x, filter, bias, y, rectify, statistics, g);              \
