@@ -91,7 +91,7 @@ fn the_launches_of_a_frame_and_their_occupancy_are_known() {
         // Of 2048 threads at least a quarter.
         assert!(blocks * threads >= 512, "{row}");
     }
-    assert!(lines[lines.len() - 1].starts_with("73.53 GMAC, 147.88 GFLOP, 1901.6 MB moved at least"), "{lines:?}");
+    assert!(lines[lines.len() - 1].starts_with("73.53 GMAC, 147.88 GFLOP, 1901.7 MB moved at least"), "{lines:?}");
     let float16 = launches(&["--precision", "float16"]).unwrap();
     assert_eq!(float16.1, format!("{LAUNCHES_FLOAT16} launches"));
     assert!(float16.0.iter().any(|row| row.contains(" conv_float16_128x64 ")), "{:?}", float16.0);
