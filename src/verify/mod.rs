@@ -77,7 +77,7 @@ pub fn verify(case: &Case, device: &dyn Device, seed: u64) -> Result<Verdict> {
 /// bit where the data are whole numbers, else each element within what tensor cores may lose of its sum.
 ///
 /// They sum in float32 and truncate: with K products for a result, on average, `|got - expected| <= (K/4 + 2) 2^-24 sum|a b|`. That is still less
-/// than one missing average product for K < 8000. What a norm makes of the result must agree within [`ROUNDED_NORM`].
+/// than one missing average product for K < 8000. What a norm makes of the result must agree within 1e-4 in the L2 norm.
 ///
 /// # Errors
 /// When the operator refuses the case's shapes, or the device fails or has no such precision.
