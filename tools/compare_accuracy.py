@@ -229,7 +229,9 @@ def main() -> int:
         rows[name], holds = report(name, evaluations[name])
         all_hold &= holds
     if arguments.json:
-        record = provenance(PACKAGES, here) | {"settings": settings, "questions": rows}
+        # What was trained before may be of another program than the repository's.
+        commits = sorted({evaluation["commit"] for of in evaluations.values() for evaluation in of.values()})
+        record = provenance(PACKAGES, here) | {"coronet_commits": commits, "settings": settings, "questions": rows}
         arguments.json.write_text(json.dumps(record, indent=2) + "\n")
     return 0 if all_hold else 1
 
