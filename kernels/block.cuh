@@ -13,6 +13,16 @@
 // `name` is an array of `count` in shared memory.
 #define SHARED_ARRAY(type, name, count) __shared__ type name[count]
 
+/// What a number that blocks count by is now.
+__device__ __forceinline__ unsigned counter_now(const unsigned* address) {
+    return *static_cast<const volatile unsigned*>(address);
+}
+
+/// Waits until another block has changed such a number from what it was. All blocks of the launch must be there at once.
+__device__ __forceinline__ void wait_for_change(const unsigned* address, unsigned from) {
+    while (counter_now(address) == from) __nanosleep(20);
+}
+
 #else
 
 #include "emulator/cuda.h"
@@ -27,6 +37,42 @@
 #endif
 
 constexpr unsigned WHOLE_WARP = 0xffffffffu;
+
+/// Four neighbouring numbers, the first at a multiple of 16 bytes.
+__device__ __forceinline__ float4 four(const float* from) { return *reinterpret_cast<const float4*>(from); }
+
+/// Whether the block is the last of `count` to come to `counter`, and so may read what all of them have written.
+/// Every thread must call it.
+__device__ __forceinline__ bool comes_last(unsigned* counter, int count) {
+    __syncthreads();  // the block has written all that others may read
+    bool is_last = false;
+    if (threadIdx.x == 0) {
+        unsigned last = static_cast<unsigned>(count - 1);
+        __threadfence();
+        is_last = atomicInc(counter, last) == last;
+        __threadfence();
+    }
+    return __syncthreads_or(is_last);
+}
+
+/// Waits until all blocks of the launch, which must be there at once, have come here; each may then read what the others
+/// have written. `counters`: how many have come, 0 before and after, and how often all have. The grid is blocks in x. Every
+/// thread must call it.
+__device__ __forceinline__ void wait_for_all_blocks(unsigned* counters) {
+    __syncthreads();  // the block has written all that others may read
+    if (threadIdx.x == 0) {
+        unsigned last = gridDim.x - 1, before = counter_now(counters + 1);
+        __threadfence();
+        if (atomicInc(counters, last) == last) {
+            __threadfence();
+            atomicInc(counters + 1, ~0u);
+        } else {
+            wait_for_change(counters + 1, before);
+        }
+        __threadfence();
+    }
+    __syncthreads();
+}
 
 /// The sum over a warp, for every lane, always added in the same order.
 template <class Number>

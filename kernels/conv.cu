@@ -7,7 +7,6 @@
 
 #include "convolution.cuh"
 #include "primitives.cuh"
-#include "statistics.cuh"
 
 namespace {
 
@@ -16,8 +15,6 @@ constexpr int SLICE = 8;
 constexpr int SIDE = 16;
 constexpr int THREADS = SIDE * SIDE;
 constexpr int WARPS = THREADS / 32;
-
-__device__ __forceinline__ float4 four(const float* from) { return *reinterpret_cast<const float4*>(from); }
 
 /// sums += column x row
 __device__ __forceinline__ void add_outer(float (&sums)[4][4], float4 column, float4 row) {
@@ -31,13 +28,10 @@ __device__ __forceinline__ void add_outer(float (&sums)[4][4], float4 column, fl
 // neighbouring numbers.
 // pixels: [pixel][k]. weights, as they lie in memory: [k][lane], backwards [lane][k].
 
-/// Copies the thread's four channels of its pixel from `first` on; zeros where the tap lies outside.
-template <bool backward>
-__device__ __forceinline__ void copy_pixels(float* pixels, const float* source, Pixel pixel, bool exists, int tap,
-                                            int first, const Geometry& g) {
+/// Copies the thread's four channels of its pixel from `first` on; zeros where `offset`, that of the pixel, is negative.
+__device__ __forceinline__ void copy_pixels(float* pixels, const float* source, int offset, int first) {
     int part = static_cast<int>(threadIdx.x), k = part % 2 * 4;
-    int offset = source_offset<backward>(pixel, tap, g);
-    bool valid = exists && offset >= 0;
+    bool valid = offset >= 0;
     cp_async16(pixels + part / 2 * SLICE + k, valid ? source + offset + first + k : source, valid);
 }
 
@@ -67,7 +61,7 @@ __device__ __forceinline__ void multiply_slice(float (&sums)[4][4], const float*
 }
 
 /// results += bias, then ReLU if wanted; y = results for the thread's first `count` pixels.
-__device__ __forceinline__ void write_results(float (&results)[4][4], const float* bias, float* y, int rectify,
+__device__ __forceinline__ void write_results(float (&results)[4][4], const float* bias, float* y, bool rectify,
                                               int count, int lanes) {
     float4 b = bias != nullptr ? four(bias) : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
     const float added[4] = {b.x, b.y, b.z, b.w};
@@ -95,46 +89,52 @@ __device__ __forceinline__ Moments tile_moments(const float (&results)[4][4], in
     return tile;
 }
 
-/// y[pixel][lane] = bias[lane] + sum over taps and source lanes of source[pixel at tap][k] weight, then ReLU if wanted.
-/// The weight is filter[tap][k][lane], backwards filter[tap][lane][k]. The grid is pixel tiles of each sample, lane tiles.
+/// y[pixel][lane] = bias[lane] + sum over taps and source lanes of source[pixel at tap][k] weight, then ReLU if there
+/// is nothing else to finish, in a tile. The weight is filter[tap][k][lane], backwards filter[tap][lane][k].
 template <bool backward>
-__device__ __forceinline__ void convolve(const float* source, const float* filter, const float* bias, float* y,
-                                         int rectify, const StatisticsTo& statistics, const Geometry& g) {
+__device__ __forceinline__ void convolve_tile(const PixelTile& tile, const float* source, const float* filter,
+                                              const float* bias, float* y, const Finish& finish,
+                                              const StatisticsTo& statistics, const Geometry& g) {
     // Two stages each: one is filled while the other is read.
     SHARED_ARRAY(float4, ring, TILE * SLICE);
     static_assert(sizeof(Moments) * WARPS * TILE <= sizeof(float4) * TILE * SLICE, "statistics take over the ring");
     float* pixels = reinterpret_cast<float*>(ring);
     float* weights = pixels + 2 * TILE * SLICE;
     int thread = static_cast<int>(threadIdx.x), first_lane = static_cast<int>(blockIdx.y) * TILE;
-    PixelTile tile = my_pixel_tile(TILE, g);
     int copied = thread / 2;  // by the first half of the threads
     Pixel pixel = pixel_at(tile.first + copied, g.rows, g.columns);
-    int slices = g.source_lanes / SLICE, steps = g.kernel_rows * g.kernel_columns * slices;
-    auto copy_slice = [&](int step) {
-        int tap = step / slices, first = step % slices * SLICE, stage = step % 2 * TILE * SLICE;
+    int taps = g.kernel_rows * g.kernel_columns, steps = taps * (g.source_lanes / SLICE);
+    int tap = 0, first = 0;
+    auto offset_at = [&](int tap) { return copied < tile.count ? source_offset<backward>(pixel, tap, g) : -1; };
+    int offset = offset_at(0);
+    auto copy_slice = [&](int stage) {
         if (thread < THREADS / 2) {
-            copy_pixels<backward>(pixels + stage, source, pixel, copied < tile.count, tap, first, g);
+            copy_pixels(pixels + stage, source, offset, first);
         } else {
             copy_weights<backward>(weights + stage, filter, tap, first, first_lane, g);
         }
         cp_async_commit();
+        first += SLICE;
+        if (first < g.source_lanes) return;
+        first = 0;
+        if (++tap < taps) offset = offset_at(tap);
     };
 
     int lane = first_lane + thread % SIDE * 4;
     float sums[4][4] = {};
     copy_slice(0);
     for (int step = 0; step < steps; step++) {
+        int stage = step % 2 * TILE * SLICE;
         cp_async_wait<0>();
         __syncthreads();
         // The stage written here was last read before the barrier.
-        if (step + 1 < steps) copy_slice(step + 1);
-        int stage = step % 2 * TILE * SLICE;
+        if (step + 1 < steps) copy_slice(TILE * SLICE - stage);
         if (lane < g.lanes) multiply_slice<backward>(sums, pixels + stage, weights + stage);
     }
     int row = thread / SIDE * 4;
     if (lane < g.lanes) {
-        write_results(sums, bias != nullptr ? bias + lane : nullptr, y + (tile.first + row) * g.lanes + lane, rectify,
-                      tile.count - row, g.lanes);
+        write_results(sums, bias != nullptr ? bias + lane : nullptr, y + (tile.first + row) * g.lanes + lane,
+                      finish.rectifies_at_once(), tile.count - row, g.lanes);
     }
     if (statistics.statistics == nullptr) return;
     __syncthreads();  // the ring is read no more
@@ -144,22 +144,30 @@ __device__ __forceinline__ void convolve(const float* source, const float* filte
                                    g.lanes, scratch);
 }
 
-}  // namespace
-
-/// y[n][i][j][o] = bias[o] + sum over u, v, c of w[u][v][c][o] x[n][i s + u d - p][j s + v d - p][c], then ReLU if
-/// `rectify`. `bias` may be null; `statistics` are those of y, where somebody asks for them.
-extern "C" __global__ void __launch_bounds__(THREADS, 4)
-    conv(const float* x, const float* filter, const float* bias, float* y, int rectify, StatisticsTo statistics,
-         Geometry g) {
-    convolve<false>(x, filter, bias, y, rectify, statistics, g);
+/// The block's tiles, and the norm that may follow.
+template <bool backward>
+__device__ __forceinline__ void convolve(const float* source, const float* filter, const float* bias, float* y,
+                                         const Finish& finish, const StatisticsTo& statistics, const Geometry& g) {
+    for_my_tiles<THREADS, TILE, TILE>(finish, statistics, y, g, [&](const PixelTile& tile) {
+        convolve_tile<backward>(tile, source, filter, bias, y, finish, statistics, g);
+    });
 }
 
-/// dx[n][i s + u d - p][j s + v d - p][c] += w[u][v][c][o] dy[n][i][j][o], gathered; then bias, ReLU and statistics as
-/// in `conv`.
+}  // namespace
+
+/// y[n][i][j][o] = bias[o] + sum over u, v, c of w[u][v][c][o] x[n][i s + u d - p][j s + v d - p][c], finished. `bias` may
+/// be null; `statistics` are those of what comes before a norm, where somebody asks for them.
+extern "C" __global__ void __launch_bounds__(THREADS, 3)
+    conv(const float* x, const float* filter, const float* bias, float* y, Finish finish, StatisticsTo statistics,
+         Geometry g) {
+    convolve<false>(x, filter, bias, y, finish, statistics, g);
+}
+
+/// dx[n][i s + u d - p][j s + v d - p][c] += w[u][v][c][o] dy[n][i][j][o], gathered; then bias and the rest as in `conv`.
 extern "C" __global__ void __launch_bounds__(THREADS)
-    conv_backward(const float* dy, const float* filter, const float* bias, float* dx, int rectify,
+    conv_backward(const float* dy, const float* filter, const float* bias, float* dx, Finish finish,
                   StatisticsTo statistics, Geometry g) {
-    convolve<true>(dy, filter, bias, dx, rectify, statistics, g);
+    convolve<true>(dy, filter, bias, dx, finish, statistics, g);
 }
 
 /// parts[part][tap][c][o] = sum over the part's pixels of x[pixel at tap][c] dy[pixel][o]. `g` is that of `conv`: its

@@ -1,7 +1,8 @@
-// What the kernels of convolutions share: how a result's pixel finds those it is made of, and the epilogue.
+// What the kernels of convolutions share: how a result's pixel finds those it is made of, and what becomes of tiles.
 #pragma once
 
-#include "block.cuh"
+#include "finish.cuh"
+#include "statistics.cuh"
 
 /// How the pixels of a result find the pixels of its source, for the two directions of one convolution.
 struct Geometry {
@@ -25,10 +26,10 @@ struct PixelTile {
     int first, count;
 };
 
-/// That of the block, with tiles of `pixels` pixels in x.
-__device__ __forceinline__ PixelTile my_pixel_tile(int pixels, const Geometry& g) {
-    int area = g.rows * g.columns, tiles = (area + pixels - 1) / pixels, block = static_cast<int>(blockIdx.x);
-    int sample = block / tiles, number = block % tiles;
+/// Tile `index` of tiles of `pixels` pixels.
+__device__ __forceinline__ PixelTile pixel_tile(int index, int pixels, const Geometry& g) {
+    int area = g.rows * g.columns, tiles = (area + pixels - 1) / pixels;
+    int sample = index / tiles, number = index % tiles;
     return {sample, number, sample * area + number * pixels, min(pixels, area - number * pixels)};
 }
 
@@ -56,5 +57,44 @@ __device__ __forceinline__ int source_offset(Pixel pixel, int tap, const Geometr
     return ((pixel.sample * g.source_rows + row) * g.source_columns + column) * g.source_lanes;
 }
 
-/// max(x, 0) if wanted; NaN stays.
-__device__ __forceinline__ float rectified(float x, int rectify) { return rectify && x < 0.0f ? 0.0f : x; }
+/// y = y finished, in a tile's pixels and COLUMNS lanes from `first_lane` on.
+template <int THREADS, int COLUMNS>
+__device__ __forceinline__ void finish_tile(const Finish& finish, const float* statistics, float* y,
+                                            const PixelTile& tile, int first_lane, int lanes) {
+    constexpr int QUADS = COLUMNS / 4;
+    int thread = static_cast<int>(threadIdx.x), lane = first_lane + thread % QUADS * 4;
+    if (lane >= lanes) return;
+    QuadNorm norm{};
+    if (finish.has_norm()) norm = QuadNorm::at(statistics + 2 * tile.sample * lanes, finish, lane, lanes);
+    for (int pixel = thread / QUADS; pixel < tile.count; pixel += THREADS / QUADS) {
+        int at = (tile.first + pixel) * lanes + lane;
+        float4 numbers = four(y + at);
+        if (finish.has_norm()) numbers = norm.of(numbers);
+        *reinterpret_cast<float4*>(y + at) = finished(numbers, finish, at, lane);
+    }
+}
+
+/// Calls `convolve(tile)`, which writes sums and takes their statistics, for each of the block's tiles of PIXELS x COLUMNS
+/// results, then finishes them, after waiting for the statistics where there is a norm. The grid is tiles of pixels, or as
+/// many as are there at once, by tiles of lanes.
+template <int THREADS, int PIXELS, int COLUMNS, class Convolve>
+__device__ __forceinline__ void for_my_tiles(const Finish& finish, const StatisticsTo& to, float* y, const Geometry& g,
+                                             Convolve convolve) {
+    int area = g.rows * g.columns, end = g.batch * ((area + PIXELS - 1) / PIXELS);
+    int start = static_cast<int>(blockIdx.x), step = static_cast<int>(gridDim.x);
+    auto launches = [&](const PixelTile& tile) {
+        return StatisticsPlace::of(to, tile.sample, PIXELS, area, g.lanes).launches();
+    };
+    unsigned before = 0;
+    // As often for every sample; and nobody can write those of the block's first tile before the block has.
+    if (finish.has_norm() && threadIdx.x == 0) before = counter_now(launches(pixel_tile(start, PIXELS, g)));
+    // Several only where there is a norm, and statistics end with a barrier: the next tile finds shared memory free.
+    for (int index = start; index < end; index += step) convolve(pixel_tile(index, PIXELS, g));
+    if (finish.is_at_once()) return;
+    __syncthreads();  // the sums are written
+    for (int index = start; index < end; index += step) {
+        PixelTile tile = pixel_tile(index, PIXELS, g);
+        if (finish.has_norm()) wait_for_statistics(launches(tile), before);
+        finish_tile<THREADS, COLUMNS>(finish, to.statistics, y, tile, static_cast<int>(blockIdx.y) * COLUMNS, g.lanes);
+    }
+}

@@ -85,6 +85,12 @@ extern "C" __global__ void __launch_bounds__(THREADS) relu(const float* x, float
     map(x, y, length, [](float x) { return rectified(x); });
 }
 
+/// y = max(x, 0) + residual
+extern "C" __global__ void __launch_bounds__(THREADS)
+    relu_residual(const float* x, const float* residual, float* y, int length) {
+    map(x, residual, y, length, [](float x, float residual) { return rectified(x) + residual; });
+}
+
 /// dx = dy where y > 0, else 0
 extern "C" __global__ void __launch_bounds__(THREADS)
     relu_grad(const float* y, const float* dy, float* dx, int length) {

@@ -21,6 +21,8 @@ struct NotFinite {
 namespace {
 
 constexpr int THREADS = 256;
+/// Pixels that a thread looks at for numbers that are not finite.
+constexpr int PIXELS = 8;
 
 /// What the CPU makes of a 16-bit sample: 0..65535 onto 0..255, rounded to nearest.
 __device__ __forceinline__ float eight_bits(uint8_t sample) { return sample; }
@@ -73,6 +75,19 @@ __device__ __forceinline__ float down(const float* x, const Taps* taps, const do
         sum = add_product(sum, x[(t.first + k) * columns + column], weights[row * most + k]);
     }
     return static_cast<float>(sum);
+}
+
+/// The least of the block's numbers, for the first thread. Every thread must call it.
+__device__ __forceinline__ int block_min(int number) {
+    SHARED_ARRAY(int, numbers, THREADS);
+    int thread = static_cast<int>(threadIdx.x);
+    __syncthreads();  // an earlier one may still be read
+    numbers[thread] = number;
+    for (int half = THREADS / 2; half > 0; half /= 2) {
+        __syncthreads();
+        if (thread < half) numbers[thread] = min(numbers[thread], numbers[thread + half]);
+    }
+    return numbers[0];
 }
 
 }  // namespace
@@ -128,19 +143,23 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 }
 
 /// found = the first i whose x[i][0] is not finite, and that number; `length` and 0 where there is none.
-/// x: [length][lanes]. One block owns all, a thread every THREADS-th number.
+/// x: [length][lanes]. A block owns THREADS x PIXELS of them and writes what it finds to parts[block]; the last one, told by
+/// `counter`, 0 before and after, finds the first of all.
 extern "C" __global__ void __launch_bounds__(THREADS)
-    first_not_finite(const float* x, NotFinite* found, int length, int lanes) {
-    SHARED_MEMORY(int, firsts);
-    int thread = static_cast<int>(threadIdx.x), first = length;
-    for (int i = thread; i < length && first == length; i += THREADS) {
+    first_not_finite(const float* x, int* parts, unsigned* counter, NotFinite* found, int length, int lanes) {
+    int thread = static_cast<int>(threadIdx.x), start = static_cast<int>(blockIdx.x) * THREADS * PIXELS + thread;
+    int first = length;
+    for (int pixel = 0; pixel < PIXELS; pixel++) {
+        int i = start + pixel * THREADS;
+        if (i >= length) continue;
         float number = x[i * lanes];
-        if (!(number - number == 0.0f)) first = i;
+        if (!(number - number == 0.0f)) first = min(first, i);
     }
-    firsts[thread] = first;
-    for (int half = THREADS / 2; half > 0; half /= 2) {
-        __syncthreads();
-        if (thread < half) firsts[thread] = min(firsts[thread], firsts[thread + half]);
-    }
-    if (thread == 0) *found = {firsts[0], firsts[0] < length ? x[firsts[0] * lanes] : 0.0f};
+    first = block_min(first);
+    if (thread == 0) parts[blockIdx.x] = first;
+    if (!comes_last(counter, static_cast<int>(gridDim.x))) return;
+    first = length;
+    for (int part = thread; part < static_cast<int>(gridDim.x); part += THREADS) first = min(first, parts[part]);
+    first = block_min(first);
+    if (thread == 0) *found = {first, first < length ? x[first * lanes] : 0.0f};
 }

@@ -6,6 +6,7 @@
 // Maps are [batch][pixel][lane], statistics [batch][mean, r][lane]. Padding lanes: x, gamma and beta are 0, so is y.
 
 #include "columns.cuh"
+#include "finish.cuh"
 #include "statistics.cuh"
 
 namespace {
@@ -16,41 +17,6 @@ constexpr int THREADS = 256;
 struct Sums {
     float plain, normed;
 };
-
-/// The lanes of a thread: four of a pixel.
-struct Quad {
-    int first, lane, sample;
-};
-
-__device__ __forceinline__ Quad my_quad(int area, int lanes) {
-    int first = 4 * static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x);
-    return {first, first % lanes, first / lanes / area};
-}
-
-__device__ __forceinline__ float4 four(const float* from) { return *reinterpret_cast<const float4*>(from); }
-
-template <bool rectify>
-__device__ __forceinline__ float normed(float x, float mean, float r, float gamma, float beta, float residual) {
-    float y = gamma * ((x - mean) * r) + beta + residual;
-    return rectify && y < 0.0f ? 0.0f : y;
-}
-
-/// A thread owns four lanes of a pixel; y may lie over x.
-template <bool add_residual, bool rectify>
-__device__ __forceinline__ void apply(const float* x, const float* statistics, const float* gamma, const float* beta,
-                                      const float* residual, float* y, int quads, int area, int lanes) {
-    if (static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x) >= quads) return;
-    Quad quad = my_quad(area, lanes);
-    const float* sample = statistics + 2 * quad.sample * lanes + quad.lane;
-    float4 v = four(x + quad.first), mean = four(sample), r = four(sample + lanes);
-    float4 g = four(gamma + quad.lane), b = four(beta + quad.lane);
-    float4 other = add_residual ? four(residual + quad.first) : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
-    *reinterpret_cast<float4*>(y + quad.first) =
-        make_float4(normed<rectify>(v.x, mean.x, r.x, g.x, b.x, other.x),
-                    normed<rectify>(v.y, mean.y, r.y, g.y, b.y, other.y),
-                    normed<rectify>(v.z, mean.z, r.z, g.z, b.z, other.z),
-                    normed<rectify>(v.w, mean.w, r.w, g.w, b.w, other.w));
-}
 
 }  // namespace
 
@@ -95,32 +61,16 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     statistics[(2 * sample + 1) * lanes + lane] = lane < channels ? r : 0.0f;
 }
 
-/// y = gamma (x - mean) r + beta. `residual` is not read; the four kernels share their parameters.
+/// y = gamma (x - mean) r + beta, finished. A thread owns four lanes of a pixel; y may lie over x.
 extern "C" __global__ void __launch_bounds__(THREADS)
-    instance_norm_apply(const float* x, const float* statistics, const float* gamma, const float* beta,
-                        const float* residual, float* y, int quads, int area, int lanes) {
-    apply<false, false>(x, statistics, gamma, beta, residual, y, quads, area, lanes);
-}
-
-/// y = max(gamma (x - mean) r + beta, 0). `residual` is not read.
-extern "C" __global__ void __launch_bounds__(THREADS)
-    instance_norm_apply_relu(const float* x, const float* statistics, const float* gamma, const float* beta,
-                             const float* residual, float* y, int quads, int area, int lanes) {
-    apply<false, true>(x, statistics, gamma, beta, residual, y, quads, area, lanes);
-}
-
-/// y = gamma (x - mean) r + beta + residual
-extern "C" __global__ void __launch_bounds__(THREADS)
-    instance_norm_apply_residual(const float* x, const float* statistics, const float* gamma, const float* beta,
-                                 const float* residual, float* y, int quads, int area, int lanes) {
-    apply<true, false>(x, statistics, gamma, beta, residual, y, quads, area, lanes);
-}
-
-/// y = max(gamma (x - mean) r + beta + residual, 0)
-extern "C" __global__ void __launch_bounds__(THREADS)
-    instance_norm_apply_residual_relu(const float* x, const float* statistics, const float* gamma, const float* beta,
-                                      const float* residual, float* y, int quads, int area, int lanes) {
-    apply<true, true>(x, statistics, gamma, beta, residual, y, quads, area, lanes);
+    instance_norm_apply(const float* x, const float* statistics, Finish finish, float* y, int quads, int area,
+                        int lanes) {
+    int index = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x);
+    if (index >= quads) return;
+    int first = 4 * index, lane = first % lanes, sample = first / lanes / area;
+    QuadNorm norm = QuadNorm::at(statistics + 2 * sample * lanes, finish, lane, lanes);
+    float4 normed = norm.of(four(x + first));
+    *reinterpret_cast<float4*>(y + first) = finished(normed, finish, first, lane);
 }
 
 /// bands[sample][band][sum of dy, sum of dy (x - mean) r][lane]

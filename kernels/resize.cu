@@ -1,26 +1,12 @@
 // Bilinear resize with half-pixel centres and clamped edges, and its gradient.
 //
-// Output i reads position max((i + 0.5) source / target - 0.5, 0), which is a fraction of whole numbers: positions and
-// weights are exact up to one division. A thread owns a number of the result, so the gradient gathers.
+// A thread owns a number of the result, so the gradient gathers.
 
-#include "block.cuh"
+#include "resize.cuh"
 
 namespace {
 
 constexpr int THREADS = 256;
-
-/// The two inputs of an output row or column, and the second one's weight.
-struct Taps {
-    int low, high;
-    float fraction;
-};
-
-__device__ __forceinline__ Taps taps(int output, int source, int target) {
-    int position = max((2 * output + 1) * source - target, 0);  // in units of 1 / (2 target)
-    int low = position / (2 * target);
-    float fraction = static_cast<float>(position % (2 * target)) / static_cast<float>(2 * target);
-    return {low, min(low + 1, source - 1), fraction};
-}
 
 /// The weight of input `input` in output `output`: 0 where it is neither tap, all where it is both.
 __device__ __forceinline__ float weight(int input, int output, int source, int target) {
@@ -51,11 +37,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     int i = static_cast<int>(index), pixel = i / lanes;
     Taps row = taps(pixel / columns % rows, height, rows), column = taps(pixel % columns, width, columns);
     const float* sample = x + pixel / columns / rows * height * width * lanes + i % lanes;
-    const float* upper = sample + row.low * width * lanes;
-    const float* lower = sample + row.high * width * lanes;
-    float top = (1.0f - column.fraction) * upper[column.low * lanes] + column.fraction * upper[column.high * lanes];
-    float bottom = (1.0f - column.fraction) * lower[column.low * lanes] + column.fraction * lower[column.high * lanes];
-    y[i] = (1.0f - row.fraction) * top + row.fraction * bottom;
+    y[i] = interpolated(row, column, [&](int row, int column) { return sample[(row * width + column) * lanes]; });
 }
 
 /// dx[input] = sum over the outputs that read it of weight times dy, in scan order. Shapes as in `resize`.

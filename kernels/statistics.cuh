@@ -54,7 +54,8 @@ struct StatisticsTo {
     float* statistics;
     /// [sample][tiles, then groups][mean, M2][lane].
     float* parts;
-    /// [sample][block of lanes][groups, then their sample]: how many blocks have come. All 0 before and after a launch.
+    /// [sample][block of lanes][groups, their sample, launches]: how many tiles of each group are there and how many groups,
+    /// 0 before and after a launch, and how often the statistics have been written.
     unsigned* counters;
     int channels;
     float epsilon;
@@ -62,20 +63,6 @@ struct StatisticsTo {
 
 /// Tiles of a group.
 constexpr int GROUP = 32;
-
-/// Whether the block is the last of `count` to come to `counter`, and so may read what all of them have written.
-/// Every thread must call it.
-__device__ __forceinline__ bool comes_last(unsigned* counter, int count) {
-    __syncthreads();  // the block has written all that others may read
-    bool is_last = false;
-    if (threadIdx.x == 0) {
-        unsigned last = static_cast<unsigned>(count - 1);
-        __threadfence();
-        is_last = atomicInc(counter, last) == last;
-        __threadfence();
-    }
-    return __syncthreads_or(is_last);
-}
 
 /// Merges parts `first` to `end` for the first COLUMNS threads; `lane` is that of thread % COLUMNS, `exists` whether
 /// there is one. parts: [part][mean, M2][lane], each of `pixels` but the last of all, which has what is left of `area`.
@@ -99,6 +86,25 @@ __device__ __forceinline__ Moments merged_parts(const float* parts, int first, i
     return mine;
 }
 
+/// A sample's part of the scratch memory and the counters, for the block's lanes. Tiles are of `pixels` pixels.
+struct StatisticsPlace {
+    int tiles, groups;
+    float* of_tiles;
+    float* of_groups;
+    unsigned* counters;
+
+    static __device__ __forceinline__ StatisticsPlace of(const StatisticsTo& to, int sample, int pixels, int area,
+                                                         int lanes) {
+        int tiles = (area + pixels - 1) / pixels, groups = (tiles + GROUP - 1) / GROUP;
+        float* of_tiles = to.parts + 2 * sample * (tiles + groups) * lanes;
+        int row = sample * static_cast<int>(gridDim.y) + static_cast<int>(blockIdx.y);
+        return {tiles, groups, of_tiles, of_tiles + 2 * tiles * lanes, to.counters + row * (groups + 2)};
+    }
+
+    /// How often they have been written.
+    __device__ __forceinline__ unsigned* launches() const { return counters + groups + 1; }
+};
+
 /// Takes the moments of tile `tile` of `pixels` pixels, which the first COLUMNS threads have, a lane each from
 /// `first_lane` on, to the statistics of its sample. The last block of a group merges its tiles, the last of all the
 /// groups: who that is differs from run to run, what it computes does not. `scratch` is room for THREADS in shared memory.
@@ -106,28 +112,41 @@ __device__ __forceinline__ Moments merged_parts(const float* parts, int first, i
 template <int THREADS, int COLUMNS>
 __device__ __forceinline__ void take_statistics(const StatisticsTo& to, Moments mine, int sample, int tile, int pixels,
                                                 int area, int first_lane, int lanes, Moments* scratch) {
-    int tiles = (area + pixels - 1) / pixels, groups = (tiles + GROUP - 1) / GROUP, group = tile / GROUP;
+    StatisticsPlace place = StatisticsPlace::of(to, sample, pixels, area, lanes);
     int thread = static_cast<int>(threadIdx.x), lane = first_lane + thread % COLUMNS;
     bool exists = lane < lanes, is_mine = exists && thread < COLUMNS;
-    float* of_tiles = to.parts + 2 * sample * (tiles + groups) * lanes;
-    float* of_groups = of_tiles + 2 * tiles * lanes;
-    int block_row = sample * static_cast<int>(gridDim.y) + static_cast<int>(blockIdx.y);
-    unsigned* counters = to.counters + block_row * (groups + 1);
     auto keep = [&](float* parts, int part) {
         if (!is_mine) return;
         parts[2 * part * lanes + lane] = mine.mean;
         parts[(2 * part + 1) * lanes + lane] = mine.m2;
     };
 
-    keep(of_tiles, tile);
-    int first = group * GROUP, end = min(first + GROUP, tiles);
-    if (!comes_last(counters + group, end - first)) return;
-    mine = merged_parts<THREADS, COLUMNS>(of_tiles, first, end, pixels, area, lane, lanes, exists, scratch);
-    keep(of_groups, group);
-    if (!comes_last(counters + groups, groups)) return;
-    mine = merged_parts<THREADS, COLUMNS>(of_groups, 0, groups, GROUP * pixels, area, lane, lanes, exists, scratch);
-    if (!is_mine) return;
-    float* statistics = to.statistics + 2 * sample * lanes + lane;
-    statistics[0] = mine.mean;
-    statistics[lanes] = lane < to.channels ? reciprocal_deviation(mine.m2, area, to.epsilon) : 0.0f;
+    keep(place.of_tiles, tile);
+    int group = tile / GROUP, first = group * GROUP, end = min(first + GROUP, place.tiles);
+    if (!comes_last(place.counters + group, end - first)) return;
+    mine = merged_parts<THREADS, COLUMNS>(place.of_tiles, first, end, pixels, area, lane, lanes, exists, scratch);
+    keep(place.of_groups, group);
+    if (!comes_last(place.counters + place.groups, place.groups)) return;
+    mine = merged_parts<THREADS, COLUMNS>(place.of_groups, 0, place.groups, GROUP * pixels, area, lane, lanes, exists,
+                                          scratch);
+    if (is_mine) {
+        float* statistics = to.statistics + 2 * sample * lanes + lane;
+        statistics[0] = mine.mean;
+        statistics[lanes] = lane < to.channels ? reciprocal_deviation(mine.m2, area, to.epsilon) : 0.0f;
+    }
+    __syncthreads();  // the block has written all that others wait for
+    if (threadIdx.x != 0) return;
+    __threadfence();
+    atomicInc(place.launches(), ~0u);
+}
+
+/// Waits until a sample's statistics are there for the block's lanes. `launches` is where that shows, and `before` what it
+/// was when the launch began; the first thread's counts. Every thread of the block must call it; all blocks must be there
+/// at once.
+__device__ __forceinline__ void wait_for_statistics(const unsigned* launches, unsigned before) {
+    if (threadIdx.x == 0) {
+        wait_for_change(launches, before);
+        __threadfence();
+    }
+    __syncthreads();
 }

@@ -9,7 +9,6 @@
 
 #include "convolution.cuh"
 #include "primitives.cuh"
-#include "statistics.cuh"
 
 namespace {
 
@@ -171,17 +170,16 @@ struct Tile {
     }
 };
 
-/// y[pixel][lane] = bias[lane] + sum over taps and source lanes of source[pixel at tap][k] weight, then ReLU if wanted.
-/// The weight is filter[tap][k][lane], backwards filter[tap][lane][k]. The grid is pixel tiles of each sample, lane
-/// tiles. `statistics` as in conv.cu.
+/// y[pixel][lane] = bias[lane] + sum over taps and source lanes of source[pixel at tap][k] weight, then ReLU if there
+/// is nothing else to finish, in a tile. The weight is filter[tap][k][lane], backwards filter[tap][lane][k].
 template <class Element, int ROWS, int COLUMNS, bool backward>
-__device__ __forceinline__ void tensor_convolve(const Element* source, const Element* filter, const float* bias,
-                                                float* y, int rectify, const StatisticsTo& statistics,
-                                                const Geometry& g) {
+__device__ __forceinline__ void tensor_convolve_tile(const PixelTile& mine, const Element* source,
+                                                     const Element* filter, const float* bias, float* y,
+                                                     const Finish& finish, const StatisticsTo& statistics,
+                                                     const Geometry& g) {
     using Block = Tile<Element, ROWS, COLUMNS, false, !backward>;
     using A = typename Block::A;
     using B = typename Block::B;
-    PixelTile mine = my_pixel_tile(ROWS, g);
     int first_lane = static_cast<int>(blockIdx.y) * COLUMNS, taps = g.kernel_rows * g.kernel_columns;
     int slices = taps * ((g.source_lanes + A::DEPTH - 1) / A::DEPTH);
 
@@ -226,6 +224,7 @@ __device__ __forceinline__ void tensor_convolve(const Element* source, const Ele
     SHARED_ARRAY(float4, ring, Block::RING);
     Block tile;
     tile.sum(ring, slices, copy);
+    bool rectify = finish.rectifies_at_once();
     tile.for_each_pair([&](int row, int column, float& left, float& right) {
         int lane = first_lane + column;
         if (row >= mine.count || lane >= g.lanes) return;
@@ -239,6 +238,16 @@ __device__ __forceinline__ void tensor_convolve(const Element* source, const Ele
     Moments moments = tile.column_moments(mine.count, scratch);
     take_statistics<THREADS, COLUMNS>(statistics, moments, mine.sample, mine.number, ROWS, g.rows * g.columns,
                                       first_lane, g.lanes, scratch);
+}
+
+/// The block's tiles, and the norm that may follow.
+template <class Element, int ROWS, int COLUMNS, bool backward>
+__device__ __forceinline__ void tensor_convolve(const Element* source, const Element* filter, const float* bias,
+                                                float* y, const Finish& finish, const StatisticsTo& statistics,
+                                                const Geometry& g) {
+    for_my_tiles<THREADS, ROWS, COLUMNS>(finish, statistics, y, g, [&](const PixelTile& tile) {
+        tensor_convolve_tile<Element, ROWS, COLUMNS, backward>(tile, source, filter, bias, y, finish, statistics, g);
+    });
 }
 
 /// parts[part][tap][c][o] = sum over the part's pixels of x[pixel at tap][c] dy[pixel][o]. `g` is that of the
@@ -289,15 +298,15 @@ __device__ __forceinline__ void tensor_filter_grad(const Element* x, const Eleme
 // The kernels of one number format and tile. What they compute stands above; the arguments are those of conv.cu.
 #define CONV_KERNEL(NAME, ELEMENT, ROWS, COLUMNS)                                                                \
     extern "C" __global__ void __launch_bounds__(THREADS)                                                        \
-        NAME(const ELEMENT* x, const ELEMENT* filter, const float* bias, float* y, int rectify,                  \
+        NAME(const ELEMENT* x, const ELEMENT* filter, const float* bias, float* y, Finish finish,                \
              StatisticsTo statistics, Geometry g) {                                                              \
-        tensor_convolve<ELEMENT, ROWS, COLUMNS, false>(x, filter, bias, y, rectify, statistics, g);              \
+        tensor_convolve<ELEMENT, ROWS, COLUMNS, false>(x, filter, bias, y, finish, statistics, g);               \
     }
 #define CONV_BACKWARD_KERNEL(NAME, ELEMENT, ROWS, COLUMNS)                                                       \
     extern "C" __global__ void __launch_bounds__(THREADS)                                                        \
-        NAME(const ELEMENT* dy, const ELEMENT* filter, const float* bias, float* dx, int rectify,                \
+        NAME(const ELEMENT* dy, const ELEMENT* filter, const float* bias, float* dx, Finish finish,              \
              StatisticsTo statistics, Geometry g) {                                                              \
-        tensor_convolve<ELEMENT, ROWS, COLUMNS, true>(dy, filter, bias, dx, rectify, statistics, g);             \
+        tensor_convolve<ELEMENT, ROWS, COLUMNS, true>(dy, filter, bias, dx, finish, statistics, g);              \
     }
 #define CONV_FILTER_GRAD_KERNEL(NAME, ELEMENT, ROWS, COLUMNS)                                    \
     extern "C" __global__ void __launch_bounds__(THREADS)                                        \

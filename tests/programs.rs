@@ -1,11 +1,19 @@
 //! Graphs and programs as a whole: shape errors, gradients, memory sharing, determinism, cost.
 
 use coronet::device::Device;
+#[cfg(feature = "emulator")]
+use coronet::device::Precision;
 use coronet::device::cpu::CpuDevice;
 use coronet::graph::{Graph, Shape, Tensor, ValueId};
 use coronet::model::{CeNet, Config, Objective, Optimizer, Stem, TrainingStep};
+#[cfg(feature = "emulator")]
+use coronet::ops::Op;
 use coronet::ops::{Conv, InstanceNorm, Scale};
+#[cfg(feature = "emulator")]
+use coronet::program::{Epilogue, Step, Target};
 use coronet::program::{Placement, Program, Span};
+#[cfg(feature = "emulator")]
+use coronet::verify::relative_l2;
 use coronet::weights::Weights;
 
 fn config(width: usize, stem: Stem, n: usize) -> Config {
@@ -160,22 +168,100 @@ fn sharing_saves_most_of_the_arena_and_the_table_says_so() {
     assert!(table.contains("% saved"));
 }
 
-/// Of a network: how many of its norms a program computes as a whole, how many it only applies, and the convolutions
-/// that take their statistics.
+/// How often each kind of step occurs that has to do with norms: a norm of its own, one that only applies statistics,
+/// convolutions that take statistics, and those that do all.
+#[cfg(feature = "emulator")]
+fn norms(graph: &Graph, output: ValueId, device: &dyn Device) -> [usize; 4] {
+    let program = Program::lower(graph, &[output], device, Placement::Shared).unwrap();
+    let kernels: Vec<String> = program.steps().iter().map(Program::kernel).collect();
+    let count = |is_one: &dyn Fn(&str) -> bool| kernels.iter().filter(|kernel| is_one(kernel)).count();
+    [
+        count(&|kernel| kernel.starts_with("instance norm") && !kernel.contains("gradient")),
+        count(&|kernel| kernel.starts_with("normalise")),
+        count(&|kernel| kernel.ends_with(" + statistics")),
+        count(&|kernel| kernel.contains("conv + norm")),
+    ]
+}
+
 #[cfg(feature = "emulator")]
 #[test]
-fn the_convolution_before_each_norm_takes_its_statistics_where_the_device_can() {
+fn the_convolution_before_a_norm_does_as_much_of_it_as_the_device_and_other_readers_allow() {
     use coronet::device::cuda::{CudaDevice, EmulatedDriver, Schedule};
+    let (cpu, emulated) = (CpuDevice::new(Some(1)).unwrap(), CudaDevice::new(EmulatedDriver::new(Schedule::ALL[0])));
     let network = CeNet::build(config(8, Stem::Half, 1), 1, 96, 96).unwrap();
-    let count = |device: &dyn Device| {
-        let program = Program::lower(&network.graph, &[network.probability], device, Placement::Shared).unwrap();
-        let kernels: Vec<String> = program.steps().iter().map(Program::kernel).collect();
-        let like = |text: &str| kernels.iter().filter(|kernel| kernel.starts_with(text)).count();
-        let takes = kernels.iter().filter(|kernel| kernel.ends_with(" + statistics")).count();
-        (like("instance norm"), like("normalise"), takes)
-    };
-    assert_eq!(count(&CpuDevice::new(Some(1)).unwrap()), (48, 0, 0));
-    assert_eq!(count(&CudaDevice::new(EmulatedDriver::new(Schedule::ALL[0]))), (0, 48, 48));
+    assert_eq!(norms(&network.graph, network.probability, &cpu), [48, 0, 0, 0]);
+    assert_eq!(norms(&network.graph, network.probability, &emulated), [0, 0, 0, 48]);
+    // Gradients read what the norms have read.
+    let step = TrainingStep::build(network, TRAINING[0].0, TRAINING[0].1).unwrap();
+    assert_eq!(norms(&step.network.graph, step.total_loss, &emulated), [0, 48, 48, 0]);
+}
+
+/// A device for which nothing is folded but statistics, whose parts would be others elsewhere, or all but the pooling, which
+/// adds in another order.
+#[cfg(feature = "emulator")]
+struct Plain<'a> {
+    device: &'a dyn Device,
+    folds: bool,
+}
+
+#[cfg(feature = "emulator")]
+impl Target for Plain<'_> {
+    fn storage(&self, shape: Shape) -> usize {
+        self.device.storage(shape)
+    }
+
+    fn folds(&self, op: &Op, result: Shape, epilogue: &Epilogue) -> bool {
+        let only_statistics = Epilogue { statistics: epilogue.statistics, ..Epilogue::default() };
+        (self.folds || *epilogue == only_statistics) && self.device.folds(op, result, epilogue)
+    }
+
+    fn workspace(&self, step: &Step, inputs: &[Shape], outputs: &[Shape]) -> usize {
+        self.device.workspace(step, inputs, outputs)
+    }
+}
+
+#[cfg(feature = "emulator")]
+#[test]
+fn a_folded_program_computes_what_the_plain_one_does_in_every_precision() {
+    use coronet::device::cuda::{CudaDevice, EmulatedDriver, Schedule};
+    for (stem, height, width, schedule) in
+        [(Stem::Half, 96, 112, Schedule::ALL[0]), (Stem::Quarter, 192, 192, Schedule::ALL[2])]
+    {
+        let config = config(8, stem, 1);
+        let network = CeNet::build(config, 1, height, width).unwrap();
+        let weights = Weights::seeded(config, 5).unwrap();
+        let window: Vec<f32> =
+            (0..network.graph.shape(network.window).elements()).map(|i| (i as f32 * 0.7).sin()).collect();
+        for precision in Precision::ALL {
+            let device = CudaDevice::new(EmulatedDriver::new(schedule)).with_precision(precision).unwrap();
+            let probability = |target: &dyn Target| {
+                let output = [network.probability];
+                let program = Program::lower(&network.graph, &output, target, Placement::Shared).unwrap();
+                let steps = program.steps().len();
+                let mut session = device.load(program).unwrap();
+                weights.write_into(&network, |id, numbers| session.write(id, numbers)).unwrap();
+                session.write(network.window, &window).unwrap();
+                // Blocks count on from run to run.
+                session.run().unwrap();
+                session.run().unwrap();
+                (steps, session.read(network.probability).unwrap().into_data())
+            };
+            let (plain_steps, plain) = probability(&Plain { device: &*device, folds: false });
+            let (folded_steps, folded) = probability(&Plain { device: &*device, folds: true });
+            assert!(plain == folded, "{precision}");
+            let (steps, whole) = probability(&*device);
+            assert!(steps < folded_steps && 2 * folded_steps < plain_steps, "{steps}, {folded_steps}, {plain_steps}");
+            // The pooling adds its channels in another order, and multiplies in float32.
+            let wide: Vec<f64> = plain.iter().copied().map(f64::from).collect();
+            let bound = match precision {
+                Precision::Float32 => 1e-5,
+                Precision::Tf32 | Precision::Float16 => 1e-3,
+                Precision::BFloat16 => 1e-2,
+            };
+            let error = relative_l2(&whole, &wide);
+            assert!(error < bound, "{precision}: {error}");
+        }
+    }
 }
 
 #[test]
@@ -308,7 +394,8 @@ fn check_refusals(device: &dyn Device) {
     assert!(refused(session.write(network.window, &[0.0; 7])).contains("but 7 numbers were given"));
     let output = vec![0.0; 96 * 96];
     assert!(refused(session.write(network.probability, &output)).contains("is computed, not given"));
-    assert!(session.read(network.logits).unwrap_err().to_string().contains("not an output"));
+    let (_, stem) = network.stages.iter().find(|(name, _)| name == "stem").unwrap();
+    assert!(session.read(*stem).unwrap_err().to_string().contains("not an output"));
     assert!(session.read(network.probability).is_ok());
     assert!(refused(session.run_timed(&mut [])).contains(&format!("{steps} steps, but 0 times were given")));
 }

@@ -81,6 +81,16 @@ __forceinline__ unsigned atomicInc(unsigned* address, unsigned most) {
     return emulator::Multiprocessor::current().increment(address, most);
 }
 
+/// What a number that blocks count by is now.
+__forceinline__ unsigned counter_now(const unsigned* address) {
+    return emulator::Multiprocessor::current().counter(address);
+}
+
+/// Waits until another block has changed such a number from what it was.
+__forceinline__ void wait_for_change(const unsigned* address, unsigned from) {
+    emulator::Multiprocessor::current().wait_for_change(address, from);
+}
+
 __forceinline__ void __syncwarp(unsigned mask = 0xffffffffu) {
     emulator::Multiprocessor::current().collective("__syncwarp", mask, nullptr, nullptr);
 }

@@ -11,8 +11,9 @@ extern "C" {
 
 /// Sizes are x, y, z; `traffic` may be null. Returns 0, or 1 with a sentence in `problem`.
 int coronet_emulator_launch(const emulator::Kernel* kernel, const unsigned* grid, const unsigned* block,
-                            size_t shared_bytes, void* const* arguments, const emulator::Schedule* schedule,
-                            emulator::Traffic* traffic, char* problem, size_t capacity) {
+                            size_t shared_bytes, int is_cooperative, void* const* arguments,
+                            const emulator::Schedule* schedule, emulator::Traffic* traffic, char* problem,
+                            size_t capacity) {
     try {
         emulator::Launch launch{kernel->name,
                                 kernel->entry,
@@ -22,6 +23,7 @@ int coronet_emulator_launch(const emulator::Kernel* kernel, const unsigned* grid
                                 {grid[0], grid[1], grid[2]},
                                 {block[0], block[1], block[2]},
                                 shared_bytes,
+                                is_cooperative != 0,
                                 *schedule,
                                 traffic};
         std::string sentence = emulator::Multiprocessor::current().run(launch);

@@ -61,24 +61,84 @@ std::string Multiprocessor::run(const Launch& launch) {
     launch_ = &launch;
     launcher_ = Fiber{};
     random_state_ = launch.schedule.seed;
-    threads_.resize(count(launch.block));
-    if (!stacks_.reserve(threads_.size())) return "the host has no memory for the stacks of a block";
-    place_shared();
+    size_t threads = count(launch.block), places = launch.is_cooperative ? count(launch.grid) : 1;
+    if (!stacks_.reserve(places * threads)) return "the host has no memory for the stacks of a block";
+    while (blocks_.size() < places) blocks_.push_back(std::make_unique<Block>());
+    for (size_t place = 0; place < places; place++) {
+        blocks_[place]->first_stack = place * threads;
+        blocks_[place]->threads.resize(threads);
+        place_shared(*blocks_[place]);
+    }
     here.block_size = launch.block;
     here.grid_size = launch.grid;
     allocations_.refresh();
     if (DETECTS_RACES) races_.start_launch();
     traffic_.start_launch(DETECTS_RACES ? launch.traffic : nullptr);
-    for (uint64_t block : block_order()) {
-        here.block = position(block, launch.grid);
-        start_block();
-        // The block's last thread, or the first that fails, comes back here.
-        switch_fiber(launcher_, next_thread());
-        if (problem_.empty()) finish_block();
-        if (!problem_.empty()) break;
+    if (launch.is_cooperative) {
+        run_together();
+    } else {
+        run_in_turn();
     }
     launch_ = nullptr;
     return problem_;
+}
+
+void Multiprocessor::run_in_turn() {
+    block_ = blocks_[0].get();
+    for (uint64_t index : block_order()) {
+        start_block(position(index, launch_->grid));
+        go_on();
+        if (problem_.empty()) finish_block();
+        if (!problem_.empty()) return;
+    }
+}
+
+/// All blocks are there at once; one runs until it waits for another.
+void Multiprocessor::run_together() {
+    std::vector<Block*> unfinished;
+    for (uint64_t index : block_order()) {
+        block_ = blocks_[unfinished.size()].get();
+        unfinished.push_back(block_);
+        start_block(position(index, launch_->grid));
+    }
+    while (!unfinished.empty() && problem_.empty()) {
+        std::vector<size_t> able;
+        for (size_t i = 0; i < unfinished.size(); i++) {
+            if (can_go_on(*unfinished[i])) able.push_back(i);
+        }
+        bool is_drawn = launch_->schedule.order == Order::Random && !able.empty();
+        size_t next = able.empty() ? 0 : able[is_drawn ? random() % able.size() : 0];
+        enter_block(*unfinished[next]);
+        if (able.empty()) {
+            here.thread = block_->threads[block_->watches[0].thread].index;
+            problem_ = deadlock();
+            return;
+        }
+        go_on();
+        if (!problem_.empty() || block_->alive > 0) continue;
+        finish_block();
+        unfinished.erase(unfinished.begin() + ptrdiff_t(next));
+    }
+}
+
+/// Lets the block's threads run until all have ended or wait, or one fails.
+void Multiprocessor::go_on() {
+    switch_fiber(launcher_, next_thread());
+}
+
+bool Multiprocessor::can_go_on(const Block& block) {
+    return !block.ready.empty() || std::any_of(block.watches.begin(), block.watches.end(), has_changed);
+}
+
+/// Makes a block the running one.
+void Multiprocessor::enter_block(Block& block) {
+    block_ = &block;
+    here.block = block.index;
+    if (DETECTS_RACES) races_.enter_block(block.races);
+    auto still = std::stable_partition(block.watches.begin(), block.watches.end(),
+                                       [](const Watch& watch) { return !has_changed(watch); });
+    for (auto watch = still; watch != block.watches.end(); watch++) block.ready.push_back(watch->thread);
+    block.watches.erase(still, block.watches.end());
 }
 
 std::string Multiprocessor::check(const Launch& launch) const {
@@ -90,6 +150,10 @@ std::string Multiprocessor::check(const Launch& launch) const {
     }
     if (launch.grid.y > 65535 || launch.grid.z > 65535) {
         return kernel + " is launched with more than 65535 blocks in y or z";
+    }
+    if (launch.is_cooperative && count(launch.grid) > MOST_BLOCKS_AT_ONCE) {
+        return kernel + " is launched with " + std::to_string(count(launch.grid)) +
+               " blocks that are to be there at once, the most are " + std::to_string(MOST_BLOCKS_AT_ONCE);
     }
     if (launch.shared_bytes > launch.most_shared) {
         return kernel + " asks for " + std::to_string(launch.shared_bytes) + " bytes of shared memory, the most are " +
@@ -109,35 +173,42 @@ std::vector<uint64_t> Multiprocessor::block_order() {
 }
 
 /// Makes shared memory for a launch, aligned, all of it guard.
-void Multiprocessor::place_shared() {
-    shared_.resize(SHARED_ALIGNMENT + SHARED_GUARD + launch_->most_shared + MOST_ARRAYS * SHARED_GUARD);
-    size_t misaligned = reinterpret_cast<uintptr_t>(shared_.data() + SHARED_GUARD) % SHARED_ALIGNMENT;
-    shared_start_ = SHARED_GUARD + (misaligned ? SHARED_ALIGNMENT - misaligned : 0);
-    shared_end_ = shared_start_;
-    open(shared_.data(), shared_.size());
-    memset(shared_.data(), GUARD_BYTE, shared_.size());
+void Multiprocessor::place_shared(Block& block) {
+    std::vector<unsigned char>& shared = block.shared;
+    open(shared.data(), shared.size());
+    shared.resize(SHARED_ALIGNMENT + SHARED_GUARD + launch_->most_shared + MOST_ARRAYS * SHARED_GUARD);
+    size_t misaligned = reinterpret_cast<uintptr_t>(shared.data() + SHARED_GUARD) % SHARED_ALIGNMENT;
+    block.shared_start = SHARED_GUARD + (misaligned ? SHARED_ALIGNMENT - misaligned : 0);
+    block.shared_end = block.shared_start;
+    memset(shared.data(), GUARD_BYTE, shared.size());
 }
 
-void Multiprocessor::start_block() {
-    size_t size = threads_.size();
+void Multiprocessor::start_block(uint3 index) {
+    Block& block = *block_;
+    size_t size = block.threads.size();
+    unsigned char* shared = block.shared.data();
     // What the block before has used becomes guard again; the rest still is.
-    memset(shared_.data() + shared_start_, GUARD_BYTE, shared_end_ - shared_start_);
-    shared_end_ = shared_start_ + launch_->shared_bytes;
-    memset(shared_.data() + shared_start_, POISON_BYTE, launch_->shared_bytes);
-    close(shared_.data(), shared_start_);
-    close(shared_.data() + shared_end_, shared_.size() - shared_end_);
-    if (DETECTS_RACES) races_.start_block(shared_.data() + shared_start_, shared_.size() - shared_start_);
+    memset(shared + block.shared_start, GUARD_BYTE, block.shared_end - block.shared_start);
+    block.shared_end = block.shared_start + launch_->shared_bytes;
+    memset(shared + block.shared_start, POISON_BYTE, launch_->shared_bytes);
+    close(shared, block.shared_start);
+    close(shared + block.shared_end, block.shared.size() - block.shared_end);
+    if (DETECTS_RACES) {
+        races_.start_block(block.races, shared + block.shared_start, block.shared.size() - block.shared_start);
+    }
     if (traffic_.counts()) traffic_.start_block();
-    arrays_.clear();
-    declared_ = 0;
-    meetings_.clear();
-    ready_.clear();
-    alive_ = unsigned(size);
-    at_barrier_ = 0;
-    vote_ = false;
+    here.block = block.index = index;
+    block.arrays.clear();
+    block.declared = 0;
+    block.meetings.clear();
+    block.ready.clear();
+    block.watches.clear();
+    block.alive = unsigned(size);
+    block.at_barrier = 0;
+    block.vote = false;
     for (size_t i = 0; i < size; i++) {
-        Thread& thread = threads_[i];
-        thread.fiber = stacks_.prepare(i, enter_thread);
+        Thread& thread = block.threads[i];
+        thread.fiber = stacks_.prepare(block.first_stack + i, enter_thread);
         thread.index = position(i, launch_->block);
         thread.waits_at = "the start";
         thread.waits_from = nullptr;
@@ -145,21 +216,22 @@ void Multiprocessor::start_block() {
         thread.copies.clear();
         thread.groups.clear();
     }
-    wake(0, alive_, NOBODY);
+    wake(0, block.alive, NOBODY);
 }
 
 /// Finds what a block may leave behind that it should not.
 void Multiprocessor::finish_block() {
-    open(shared_.data(), shared_.size());
+    const Block& block = *block_;
+    open(block.shared.data(), block.shared.size());
     if (traffic_.counts()) traffic_.finish_block();
     auto untouched = [&](size_t from, size_t to) {
         auto is_guard = [](unsigned char byte) { return byte == GUARD_BYTE; };
-        return std::all_of(shared_.begin() + ptrdiff_t(from), shared_.begin() + ptrdiff_t(to), is_guard);
+        return std::all_of(block.shared.begin() + ptrdiff_t(from), block.shared.begin() + ptrdiff_t(to), is_guard);
     };
-    size_t dynamic_end = shared_start_ + launch_->shared_bytes;
-    bool clean = untouched(shared_start_ - SHARED_GUARD, shared_start_) &&
+    size_t dynamic_end = block.shared_start + launch_->shared_bytes;
+    bool clean = untouched(block.shared_start - SHARED_GUARD, block.shared_start) &&
                  untouched(dynamic_end, dynamic_end + SHARED_GUARD) &&
-                 untouched(shared_end_, shared_end_ + SHARED_GUARD);
+                 untouched(block.shared_end, block.shared_end + SHARED_GUARD);
     if (!clean) {
         problem_ = std::string("kernel ") + launch_->name + " wrote outside its shared memory in block (" +
                    std::to_string(here.block.x) + ", " + std::to_string(here.block.y) + ", " +
@@ -178,13 +250,13 @@ void Multiprocessor::enter_thread() {
     } catch (const std::exception& error) {
         self.fail_at(nullptr, "the emulator failed: %s", error.what());
     }
-    Thread& thread = self.threads_[self.running_];
+    Thread& thread = self.block_->threads[self.block_->running];
     if (!thread.copies.empty()) {
         self.fail_at(thread.copies[0].site, "the kernel ended with asynchronous copies that it never waited for");
     }
     thread.ended = true;
-    self.alive_--;
-    if (self.at_barrier_ > 0) self.report_deadlock();
+    self.block_->alive--;
+    if (self.block_->at_barrier > 0) self.report_deadlock();
     self.resume_next();
     __builtin_unreachable();
 }
@@ -195,30 +267,35 @@ void Multiprocessor::wake(unsigned first, unsigned count, unsigned except) {
     bool reversed = launch_->schedule.order == Order::Reversed;
     for (unsigned i = 0; i < count; i++) {
         unsigned thread = first + (reversed ? i : count - 1 - i);
-        if (thread != except) ready_.push_back(thread);
+        if (thread != except) block_->ready.push_back(thread);
     }
 }
 
 /// Takes the next thread from the ready list and makes it the running one.
 const Fiber& Multiprocessor::next_thread() {
-    if (launch_->schedule.order == Order::Random) std::swap(ready_[random() % ready_.size()], ready_.back());
-    running_ = ready_.back();
-    ready_.pop_back();
-    here.thread = threads_[running_].index;
-    here.linear = running_;
-    return threads_[running_].fiber;
+    std::vector<unsigned>& ready = block_->ready;
+    if (launch_->schedule.order == Order::Random) std::swap(ready[random() % ready.size()], ready.back());
+    block_->running = ready.back();
+    ready.pop_back();
+    const Thread& thread = block_->threads[block_->running];
+    here.thread = thread.index;
+    here.linear = block_->running;
+    return thread.fiber;
 }
 
-/// Leaves the running thread for one that can run, or for the launcher when all have ended.
+/// Leaves the running thread for one that can run, or for the launcher when all have ended or wait for other blocks.
 void Multiprocessor::resume_next() {
-    Thread& leaving = threads_[running_];
-    if (ready_.empty() && alive_ > 0) report_deadlock();
-    switch_fiber(leaving.fiber, ready_.empty() ? launcher_ : next_thread(), leaving.ended);
+    Thread& leaving = block_->threads[block_->running];
+    if (block_->ready.empty() && block_->alive > 0) {
+        if (block_->watches.empty()) report_deadlock();
+        if (traffic_.counts()) traffic_.finish_block();
+    }
+    switch_fiber(leaving.fiber, block_->ready.empty() ? launcher_ : next_thread(), leaving.ended);
 }
 
 void Multiprocessor::wait_at(const char* what) {
-    threads_[running_].waits_at = what;
-    threads_[running_].waits_from = called_from_;
+    block_->threads[block_->running].waits_at = what;
+    block_->threads[block_->running].waits_from = called_from_;
     resume_next();
 }
 
@@ -229,38 +306,39 @@ void Multiprocessor::barrier() {
 
 bool Multiprocessor::barrier_or(bool yes) {
     called_from_ = CALLER;
-    vote_ |= yes;
+    block_->vote |= yes;
     pass_barrier("__syncthreads_or");
     // Nobody can be through the next barrier before all have come here.
-    return outcome_;
+    return block_->outcome;
 }
 
 void Multiprocessor::pass_barrier(const char* name) {
-    if (++at_barrier_ < threads_.size()) {
-        if (alive_ < threads_.size()) {
-            threads_[running_].waits_at = name;
-            threads_[running_].waits_from = called_from_;
+    if (++block_->at_barrier < block_->threads.size()) {
+        if (block_->alive < block_->threads.size()) {
+            block_->threads[block_->running].waits_at = name;
+            block_->threads[block_->running].waits_from = called_from_;
             report_deadlock();
         }
         wait_at(name);
         return;
     }
-    at_barrier_ = 0;
-    outcome_ = vote_;
-    vote_ = false;
+    block_->at_barrier = 0;
+    block_->outcome = block_->vote;
+    block_->vote = false;
     if (DETECTS_RACES) races_.pass_barrier();
     if (traffic_.counts()) traffic_.finish_block();
-    wake(0, alive_, running_);
+    wake(0, block_->alive, block_->running);
 }
 
 void Multiprocessor::collective(const char* name, unsigned mask, void* mine, Collective perform, Site site) {
     called_from_ = site != nullptr ? site : CALLER;
     unsigned warp = here.linear / WARP, lane = here.lane();
     if (!(mask >> lane & 1)) fail("%s: lane %u calls with mask %08x, which it is not in", name, lane, mask);
+    std::vector<Meeting>& meetings = block_->meetings;
     size_t index = 0;
-    while (index < meetings_.size() && (meetings_[index].warp != warp || !(meetings_[index].mask & mask))) index++;
-    if (index == meetings_.size()) meetings_.push_back({name, perform, warp, mask, 0, {}});
-    Meeting& meeting = meetings_[index];
+    while (index < meetings.size() && (meetings[index].warp != warp || !(meetings[index].mask & mask))) index++;
+    if (index == meetings.size()) meetings.push_back({name, perform, warp, mask, 0, {}});
+    Meeting& meeting = meetings[index];
     if (meeting.mask != mask || meeting.perform != perform || strcmp(meeting.name, name) != 0) {
         fail("lane %u is at %s with mask %08x while others of its warp wait at %s with mask %08x", lane, name, mask,
              meeting.name, meeting.mask);
@@ -277,10 +355,10 @@ void Multiprocessor::collective(const char* name, unsigned mask, void* mine, Col
         races_.pass_warp_barrier(warp);
     }
     if (traffic_.counts() && mask == WHOLE_WARP) traffic_.finish_warp(warp);
-    meetings_.erase(meetings_.begin() + ptrdiff_t(index));
-    if (mask == WHOLE_WARP) return wake(warp * WARP, WARP, running_);
+    meetings.erase(meetings.begin() + ptrdiff_t(index));
+    if (mask == WHOLE_WARP) return wake(warp * WARP, WARP, block_->running);
     for (unsigned other = 0; other < WARP; other++) {
-        if (mask >> other & 1 && other != lane) ready_.push_back(warp * WARP + other);
+        if (mask >> other & 1 && other != lane) block_->ready.push_back(warp * WARP + other);
     }
 }
 
@@ -290,14 +368,38 @@ void Multiprocessor::fence() {
 
 unsigned Multiprocessor::increment(unsigned* address, unsigned most) {
     called_from_ = CALLER;
-    const Range* allocation = allocations_.find(address);
-    if (allocation == nullptr || reinterpret_cast<uintptr_t>(address) % sizeof *address != 0) {
-        fail("an atomic operation on what is no number in device memory");
+    check_counter(address, "an atomic operation on");
+    if (DETECTS_RACES) {
+        races_.learn(address, here.linear);
+        races_.pass_on(address, here.linear);
     }
-    if (DETECTS_RACES) races_.meet(address, here.linear);
     unsigned before = *address;
     *address = before >= most ? 0 : before + 1;
     return before;
+}
+
+unsigned Multiprocessor::counter(const unsigned* address) {
+    called_from_ = CALLER;
+    check_counter(address, "a look at");
+    return *address;
+}
+
+void Multiprocessor::wait_for_change(const unsigned* address, unsigned from) {
+    called_from_ = CALLER;
+    check_counter(address, "a wait for");
+    if (!launch_->is_cooperative) fail("a block waits for others in a launch whose blocks need not be there at once");
+    while (*address == from) {
+        block_->watches.push_back({block_->running, address, from});
+        wait_at("a number that another block changes");
+    }
+    if (DETECTS_RACES) races_.learn(address, here.linear);
+}
+
+void Multiprocessor::check_counter(const unsigned* address, const char* what) {
+    const Range* allocation = allocations_.find(address);
+    if (allocation == nullptr || reinterpret_cast<uintptr_t>(address) % sizeof *address != 0) {
+        fail("%s what is no number in device memory", what);
+    }
 }
 
 void Multiprocessor::note_access(const void* address, size_t bytes, bool writes, Site site) {
@@ -309,7 +411,8 @@ void Multiprocessor::note_access(const void* address, size_t bytes, bool writes,
 
 void Multiprocessor::count_access(const void* address, size_t bytes, Site site) {
     auto at = static_cast<const unsigned char*>(address);
-    bool is_shared = at >= shared_.data() && at < shared_.data() + shared_.size();
+    const std::vector<unsigned char>& shared = block_->shared;
+    bool is_shared = at >= shared.data() && at < shared.data() + shared.size();
     // What remains is the thread's own: its stack, its arguments.
     if (bytes == 0 || (!is_shared && allocations_.find(address) == nullptr)) return;
     traffic_.access(site, is_shared ? Space::Shared : Space::Global, address, bytes, here.linear);
@@ -363,19 +466,22 @@ std::string Multiprocessor::place() const {
     return text;
 }
 
-void Multiprocessor::report_deadlock() {
-    {
-        std::map<std::string, unsigned> places;
-        for (const Thread& thread : threads_) {
-            std::string from = thread.waits_from != nullptr ? " at " + marked(thread.waits_from) : "";
-            places[thread.ended ? "" : thread.waits_at + from]++;
-        }
-        problem_ = place() + "the block can never go on: ";
-        for (const auto& [waits_at, threads] : places) {
-            problem_ += &waits_at == &places.begin()->first ? "" : ", ";
-            problem_ += std::to_string(threads) + (waits_at.empty() ? " threads have ended" : " wait at " + waits_at);
-        }
+std::string Multiprocessor::deadlock() const {
+    std::map<std::string, unsigned> places;
+    for (const Thread& thread : block_->threads) {
+        std::string from = thread.waits_from != nullptr ? " at " + marked(thread.waits_from) : "";
+        places[thread.ended ? "" : thread.waits_at + from]++;
     }
+    std::string text = place() + "the block can never go on: ";
+    for (const auto& [waits_at, threads] : places) {
+        text += &waits_at == &places.begin()->first ? "" : ", ";
+        text += std::to_string(threads) + (waits_at.empty() ? " threads have ended" : " wait at " + waits_at);
+    }
+    return text;
+}
+
+void Multiprocessor::report_deadlock() {
+    problem_ = deadlock();
     abandon_block();
 }
 
@@ -383,27 +489,29 @@ void Multiprocessor::report_deadlock() {
 
 void* Multiprocessor::static_shared(const void* site, size_t bytes) {
     called_from_ = CALLER;
-    for (const SharedArray& array : arrays_) {
-        if (array.site == site) return shared_.data() + array.offset;
+    Block& block = *block_;
+    for (const SharedArray& array : block.arrays) {
+        if (array.site == site) return block.shared.data() + array.offset;
     }
-    size_t offset = shared_start_ + rounded_up(shared_end_ - shared_start_ + SHARED_GUARD, SHARED_GUARD);
+    size_t offset = block.shared_start + rounded_up(block.shared_end - block.shared_start + SHARED_GUARD, SHARED_GUARD);
     // Guards are the emulator's own: what the block has does not include them.
-    declared_ = rounded_up(declared_, STATIC_ALIGNMENT) + bytes;
-    if (declared_ > MOST_STATIC_SHARED || launch_->shared_bytes + declared_ > launch_->most_shared ||
-        offset + bytes + SHARED_GUARD > shared_.size()) {
+    block.declared = rounded_up(block.declared, STATIC_ALIGNMENT) + bytes;
+    if (block.declared > MOST_STATIC_SHARED || launch_->shared_bytes + block.declared > launch_->most_shared ||
+        offset + bytes + SHARED_GUARD > block.shared.size()) {
         fail("it declares too much shared memory: the most are %zu bytes, %zu with what the launch asks for",
              MOST_STATIC_SHARED, size_t(launch_->most_shared));
     }
-    arrays_.push_back({site, offset});
-    open(shared_.data() + offset, bytes);
-    memset(shared_.data() + offset, POISON_BYTE, bytes);
-    shared_end_ = offset + bytes;
-    return shared_.data() + offset;
+    block.arrays.push_back({site, offset});
+    open(block.shared.data() + offset, bytes);
+    memset(block.shared.data() + offset, POISON_BYTE, bytes);
+    block.shared_end = offset + bytes;
+    return block.shared.data() + offset;
 }
 
 void Multiprocessor::check_shared_row(const void* row, size_t bytes, Site site) {
     auto first = static_cast<const unsigned char*>(row);
-    if (first < shared_.data() + shared_start_ || first + bytes > shared_.data() + shared_end_) {
+    const unsigned char* shared = block_->shared.data();
+    if (first < shared + block_->shared_start || first + bytes > shared + block_->shared_end) {
         fail_at(site, "a matrix is loaded from outside the block's shared memory");
     }
     if (reinterpret_cast<uintptr_t>(row) % bytes != 0) {
@@ -415,7 +523,8 @@ void Multiprocessor::check_shared_row(const void* row, size_t bytes, Site site) 
 void Multiprocessor::copy_async(void* to, const void* from, unsigned bytes, unsigned source_bytes) {
     called_from_ = CALLER;
     auto target = static_cast<unsigned char*>(to);
-    auto shared_end = shared_.data() + shared_end_, shared_start = shared_.data() + shared_start_;
+    const unsigned char* shared = block_->shared.data();
+    auto shared_start = shared + block_->shared_start, shared_end = shared + block_->shared_end;
     if ((reinterpret_cast<uintptr_t>(to) | reinterpret_cast<uintptr_t>(from)) % bytes != 0) {
         fail("an asynchronous copy of %u bytes is not aligned to its size", bytes);
     }
@@ -439,16 +548,16 @@ void Multiprocessor::copy_async(void* to, const void* from, unsigned bytes, unsi
     } else {
         memset(to, POISON_BYTE, bytes);
     }
-    threads_[running_].copies.push_back(copy);
+    block_->threads[block_->running].copies.push_back(copy);
 }
 
 void Multiprocessor::commit_copies() {
-    Thread& thread = threads_[running_];
+    Thread& thread = block_->threads[block_->running];
     thread.groups.push_back(thread.copies.size());
 }
 
 void Multiprocessor::wait_copies(size_t pending) {
-    Thread& thread = threads_[running_];
+    Thread& thread = block_->threads[block_->running];
     if (thread.groups.size() <= pending) return;
     size_t finished = thread.groups.size() - pending;
     size_t end = thread.groups[finished - 1];

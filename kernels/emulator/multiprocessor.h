@@ -1,4 +1,5 @@
-// Runs the blocks of a launch one after another on the calling thread, each CUDA thread as a fiber.
+// Runs the blocks of a launch on the calling thread, each CUDA thread as a fiber: one block after another, or, where they
+// are to be there at once, one until it waits for another.
 //
 // Adversarial on purpose: shared memory holds NaN when a block starts, asynchronous copies are performed as late as the
 // wait allows, at once, or at random, and blocks and threads run in the order that the schedule says. A kernel that
@@ -12,6 +13,7 @@
 
 #include <cstdarg>
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -25,6 +27,9 @@ struct dim3 {
 namespace emulator {
 
 constexpr unsigned WARP = 32;
+
+/// So many blocks are there at once at most; the driver in Rust knows it, too.
+constexpr uint64_t MOST_BLOCKS_AT_ONCE = 24;
 
 /// In what order blocks and threads run.
 enum class Order : uint32_t { Forward, Reversed, Random };
@@ -61,6 +66,8 @@ struct Launch {
     void* const* arguments;
     dim3 grid, block;
     size_t shared_bytes;
+    /// All blocks are there at once, and may wait for each other.
+    bool is_cooperative;
     Schedule schedule;
     /// What the checked build adds its counts to; may be null.
     Traffic* traffic;
@@ -94,8 +101,14 @@ public:
     /// `atomicInc`.
     unsigned increment(unsigned* address, unsigned most);
 
+    /// What a number that blocks count by is now.
+    unsigned counter(const unsigned* address);
+
+    /// Waits until another block has changed such a number from what it was.
+    void wait_for_change(const unsigned* address, unsigned from);
+
     /// The block's dynamic shared memory.
-    void* dynamic_shared() { return shared_.data() + shared_start_; }
+    void* dynamic_shared() { return block_->shared.data() + block_->shared_start; }
 
     /// The block's array that is declared at `site`.
     void* static_shared(const void* site, size_t bytes);
@@ -158,18 +171,52 @@ private:
         size_t offset;
     };
 
+    /// A thread that waits for a number to change.
+    struct Watch {
+        unsigned thread;
+        const unsigned* number;
+        unsigned from;
+    };
+
+    /// A block, and all that is its own.
+    struct Block {
+        uint3 index{};
+        size_t first_stack = 0;
+        std::vector<Thread> threads;
+        unsigned running = 0, alive = 0, at_barrier = 0;
+        /// What threads have said at the barrier so far, and what that came to at the last one.
+        bool vote = false, outcome = false;
+        std::vector<unsigned> ready;
+        std::vector<Watch> watches;
+        std::vector<Meeting> meetings;
+        std::vector<unsigned char> shared;
+        size_t shared_start = 0, shared_end = 0;
+        std::vector<SharedArray> arrays;
+        /// Bytes of them all.
+        size_t declared = 0;
+        Races::Block races;
+    };
+
     static void enter_thread();
     std::string check(const Launch& launch) const;
     std::vector<uint64_t> block_order();
-    void place_shared();
-    void start_block();
+    void run_in_turn();
+    void run_together();
+    void go_on();
+    static bool has_changed(const Watch& watch) { return *watch.number != watch.from; }
+    static bool can_go_on(const Block& block);
+    void enter_block(Block& block);
+    void place_shared(Block& block);
+    void start_block(uint3 index);
     void finish_block();
     void wake(unsigned first, unsigned count, unsigned except);
     const Fiber& next_thread();
     void resume_next();
     void wait_at(const char* what);
     void pass_barrier(const char* name);
+    void check_counter(const unsigned* address, const char* what);
     std::string place() const;
+    std::string deadlock() const;
     [[noreturn]] void stop(Site site, const char* format, va_list values);
     [[noreturn]] void report_deadlock();
     [[noreturn]] void abandon_block();
@@ -182,19 +229,12 @@ private:
     std::string problem_;
     Stacks stacks_;
     Fiber launcher_;
-    std::vector<Thread> threads_;
+    /// Kept from launch to launch; the first, unless the launch is cooperative, is all blocks in turn.
+    std::vector<std::unique_ptr<Block>> blocks_;
+    /// The one that is running.
+    Block* block_ = nullptr;
     /// Where the running thread has called last.
     Site called_from_ = nullptr;
-    unsigned running_ = 0, alive_ = 0, at_barrier_ = 0;
-    /// What threads have said at the barrier so far, and what that came to at the last one.
-    bool vote_ = false, outcome_ = false;
-    std::vector<unsigned> ready_;
-    std::vector<Meeting> meetings_;
-    std::vector<unsigned char> shared_;
-    size_t shared_start_ = 0, shared_end_ = 0;
-    std::vector<SharedArray> arrays_;
-    /// Bytes of them all.
-    size_t declared_ = 0;
     uint64_t random_state_ = 0;
     Allocations allocations_;
     Races races_;

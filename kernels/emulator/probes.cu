@@ -58,6 +58,45 @@ extern "C" __global__ void probe_last_block(float* parts, unsigned* counter, flo
     *y = sum;
 }
 
+/// Each thread writes a number; y[block] = the sum of what all blocks have written.
+extern "C" __global__ void probe_all_blocks(float* parts, unsigned* counters, float* y) {
+    parts[blockIdx.x * blockDim.x + threadIdx.x] = 1.0f;
+    wait_for_all_blocks(counters);
+    if (threadIdx.x != 1) return;
+    float sum = 0.0f;
+    for (unsigned i = 0; i < gridDim.x * blockDim.x; i++) sum += parts[i];
+    y[blockIdx.x] = sum;
+}
+
+/// As `probe_all_blocks`, right only with all of what `order` stands for: a barrier before and after, 1 and 2; a fence before
+/// the count, 4, after it in the block that counts last, 8, and after the wait, 16.
+extern "C" __global__ void probe_some_order(float* parts, unsigned* counters, float* y, int order) {
+    parts[blockIdx.x * blockDim.x + threadIdx.x] = 1.0f;
+    if (order & 1) __syncthreads();
+    if (threadIdx.x == 0) {
+        unsigned last = gridDim.x - 1, before = counter_now(counters + 1);
+        if (order & 4) __threadfence();
+        if (atomicInc(counters, last) == last) {
+            if (order & 8) __threadfence();
+            atomicInc(counters + 1, ~0u);
+        } else {
+            wait_for_change(counters + 1, before);
+        }
+        if (order & 16) __threadfence();
+    }
+    if (order & 2) __syncthreads();
+    if (threadIdx.x != 1) return;
+    float sum = 0.0f;
+    for (unsigned i = 0; i < gridDim.x * blockDim.x; i++) sum += parts[i];
+    y[blockIdx.x] = sum;
+}
+
+/// The first thread of each block waits for what no block does.
+extern "C" __global__ void probe_endless_wait(unsigned* counter) {
+    if (threadIdx.x == 0) wait_for_change(counter, 0);
+    __syncthreads();
+}
+
 /// Never waits.
 extern "C" __global__ void probe_forgotten_wait(const float* x) {
     SHARED_MEMORY(float4, tile);

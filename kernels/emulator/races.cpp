@@ -19,47 +19,69 @@ std::string marked(Site site) {
 
 void Races::start_launch() {
     launch_start_ = ++clock_;
-    block_ = 0;
+    blocks_ = 0;
     numbers_.clear();
 }
 
-void Races::start_block(const unsigned char* shared, size_t shared_bytes) {
-    block_start_ = ++clock_;
-    block_++;
-    barrier_ = 0;
-    known_.clear();
-    syncs_.clear();
-    std::fill(std::begin(warp_barriers_), std::end(warp_barriers_), 0u);
-    shared_ = reinterpret_cast<uintptr_t>(shared);
-    shared_cells_.resize((shared_bytes + CELL_BYTES - 1) / CELL_BYTES);
+void Races::start_block(Block& block, const unsigned char* shared, size_t shared_bytes) {
+    block_ = &block;
+    block.start = ++clock_;
+    block.number = ++blocks_;
+    block.barrier = 0;
+    block.known.clear();
+    block.syncs.clear();
+    std::fill(std::begin(block.warp_barriers), std::end(block.warp_barriers), 0u);
+    block.shared = reinterpret_cast<uintptr_t>(shared);
+    block.shared_cells.resize((shared_bytes + CELL_BYTES - 1) / CELL_BYTES);
 }
 
 void Races::fence(unsigned thread) {
-    Sync& sync = syncs_[thread];
+    Sync& sync = block_->syncs[thread];
     sync.has_fenced = true;
-    sync.fenced_at = barrier_;
-    for (const Passed& passed : sync.met) known_[passed.block] = {passed.barrier, passed.by, thread, barrier_};
+    sync.fenced_at = block_->barrier;
+    for (const Passed& passed : sync.met) {
+        // What is known stays: other threads of the block may rely on it before they meet this one.
+        std::vector<Known>& known = block_->known[passed.block];
+        auto says_as_much = [&](const Known& earlier) {
+            return earlier.barrier > passed.barrier || (earlier.barrier == passed.barrier && earlier.by == passed.by);
+        };
+        if (std::none_of(known.begin(), known.end(), says_as_much)) {
+            known.push_back({passed.barrier, passed.by, thread, block_->barrier});
+        }
+    }
     sync.met.clear();
 }
 
-void Races::meet(const void* address, unsigned thread) {
-    Sync& sync = syncs_[thread];
+void Races::learn(const void* address, unsigned thread) {
+    std::vector<Passed>& met = block_->syncs[thread].met;
+    const std::vector<Passed>& passed = numbers_[reinterpret_cast<uintptr_t>(address)];
+    met.insert(met.end(), passed.begin(), passed.end());
+}
+
+void Races::pass_on(const void* address, unsigned thread) {
+    const Sync& sync = block_->syncs[thread];
+    if (!sync.has_fenced) return;
     std::vector<Passed>& passed = numbers_[reinterpret_cast<uintptr_t>(address)];
-    sync.met.insert(sync.met.end(), passed.begin(), passed.end());
-    if (sync.has_fenced) passed.push_back({block_, sync.fenced_at, thread});
+    passed.push_back({block_->number, sync.fenced_at, thread});
+    for (const auto& [block, all] : block_->known) {
+        for (const Known& known : all) {
+            bool is_known = known.to == thread || sync.fenced_at > known.since;
+            if (is_known) passed.push_back({block, known.barrier, known.by});
+        }
+    }
 }
 
 std::string Races::access(const void* address, size_t bytes, bool writes, unsigned thread, Site site,
                           Allocations& allocations) {
     auto first = reinterpret_cast<uintptr_t>(address);
-    bool is_shared = first - shared_ < shared_cells_.size() * CELL_BYTES;
+    bool is_shared = first - block_->shared < block_->shared_cells.size() * CELL_BYTES;
     const Range* allocation = is_shared ? nullptr : allocations.find(address);
     // Stacks and arguments belong to one thread, or are never written.
     if (!is_shared && allocation == nullptr) return "";
-    uintptr_t start = is_shared ? shared_ : allocation->begin;
-    Access now{block_, barrier_, warp_barriers_[thread / 32], thread, site};
+    uintptr_t start = is_shared ? block_->shared : allocation->begin;
+    Access now{block_->number, block_->barrier, block_->warp_barriers[thread / 32], thread, site};
     for (uintptr_t at = first / CELL_BYTES * CELL_BYTES; at < first + bytes; at += CELL_BYTES) {
-        Cell* cell = is_shared ? &shared_cells_[(at - start) / CELL_BYTES] : device_cell(at);
+        Cell* cell = is_shared ? &block_->shared_cells[(at - start) / CELL_BYTES] : device_cell(at);
         std::string problem = touch(*cell, now, writes, is_shared);
         if (problem.empty()) continue;
         return (writes ? "it writes byte " : "it reads byte ") + std::to_string(at - start) +
@@ -81,11 +103,12 @@ Races::Cell* Races::device_cell(uintptr_t address) {
 bool Races::ordered(const Access& before, const Access& now) const {
     if (before.thread == NOBODY) return true;
     if (before.block != now.block) {
-        auto found = known_.find(before.block);
-        if (found == known_.end()) return false;
-        const Known& known = found->second;
-        bool is_passed = before.thread == known.by || before.barrier < known.barrier;
-        return is_passed && (now.thread == known.to || now.barrier > known.since);
+        auto found = block_->known.find(before.block);
+        if (found == block_->known.end()) return false;
+        return std::any_of(found->second.begin(), found->second.end(), [&](const Known& known) {
+            bool is_passed = before.thread == known.by || before.barrier < known.barrier;
+            return is_passed && (now.thread == known.to || now.barrier > known.since);
+        });
     }
     bool same_warp = before.thread / 32 == now.thread / 32;
     return before.thread == now.thread || before.barrier != now.barrier ||
@@ -99,7 +122,7 @@ std::string Races::touch(Cell& cell, const Access& now, bool writes, bool is_sha
         return "which thread " + std::to_string(other.thread) + whose + did + " at " + marked(other.site) +
                ", with no barrier between them";
     };
-    if (cell.since < (is_shared ? block_start_ : launch_start_)) cell = Cell{};
+    if (cell.since < (is_shared ? block_->start : launch_start_)) cell = Cell{};
     cell.since = clock_;
     if (!ordered(cell.writer, now)) return against(cell.writer, " writes");
     if (!writes) {

@@ -5,7 +5,7 @@
 // emulator for copies it makes itself. Two accesses of which one writes are ordered when they come from one thread, or
 // from one block with a barrier in between, or from one warp with a `__syncwarp` in between. What a block has done
 // before a thread's fence and atomic operation happens before what another block does after its atomic operation on the
-// same number and a fence; what that block passes on in turn is not followed.
+// same number, or its wait for that to change, and a fence. What it knows of further blocks it passes on, too.
 #pragma once
 
 #include "memory.h"
@@ -34,20 +34,28 @@ std::string marked(Site site);
 
 class Races {
 public:
+    struct Block;
+
     /// Forgets all that was before.
     void start_launch();
 
-    /// A block whose shared memory lies from `shared` on.
-    void start_block(const unsigned char* shared, size_t shared_bytes);
+    /// A block whose shared memory lies from `shared` on; it is the running one.
+    void start_block(Block& block, const unsigned char* shared, size_t shared_bytes);
 
-    void pass_barrier() { barrier_++; }
-    void pass_warp_barrier(unsigned warp) { warp_barriers_[warp]++; }
+    /// Goes back to a block that was left.
+    void enter_block(Block& block) { block_ = &block; }
+
+    void pass_barrier() { block_->barrier++; }
+    void pass_warp_barrier(unsigned warp) { block_->warp_barriers[warp]++; }
 
     /// A fence of the block's thread number `thread`.
     void fence(unsigned thread);
 
-    /// An atomic operation of the thread on this number.
-    void meet(const void* address, unsigned thread);
+    /// The thread has seen what others have made of this number: from its next fence on it knows what they passed on.
+    void learn(const void* address, unsigned thread);
+
+    /// The thread changes this number: who sees it learns what it has done and known before its last fence.
+    void pass_on(const void* address, unsigned thread);
 
     /// Half a sentence on what is wrong with an access of the block's thread number `thread`, or nothing.
     std::string access(const void* address, size_t bytes, bool writes, unsigned thread, Site site,
@@ -80,6 +88,21 @@ private:
         uint64_t since = 0;
         Access writer, readers[2];
     };
+
+public:
+    /// What is the running block's own, kept for it while others run.
+    struct Block {
+        uint64_t start = 0;
+        uint32_t number = 0, barrier = 0;
+        uint32_t warp_barriers[32] = {};
+        uintptr_t shared = 0;
+        std::vector<Cell> shared_cells;
+        /// By block, what came first before what says more.
+        std::unordered_map<uint32_t, std::vector<Known>> known;
+        std::unordered_map<unsigned, Sync> syncs;
+    };
+
+private:
     static constexpr uint32_t NOBODY = ~0u;
     static constexpr size_t CELL_BYTES = 2;
     static constexpr size_t PAGE_CELLS = 2048;
@@ -88,14 +111,10 @@ private:
     bool ordered(const Access& before, const Access& now) const;
     std::string touch(Cell& cell, const Access& now, bool writes, bool is_shared);
 
-    uint64_t clock_ = 0, launch_start_ = 0, block_start_ = 0;
-    uint32_t block_ = 0, barrier_ = 0;
-    uint32_t warp_barriers_[32] = {};
-    uintptr_t shared_ = 0;
-    std::vector<Cell> shared_cells_;
+    uint64_t clock_ = 0, launch_start_ = 0;
+    uint32_t blocks_ = 0;
+    Block* block_ = nullptr;
     std::unordered_map<uintptr_t, std::vector<Passed>> numbers_;
-    std::unordered_map<uint32_t, Known> known_;
-    std::unordered_map<unsigned, Sync> syncs_;
     std::unordered_map<uintptr_t, std::unique_ptr<Cell[]>> pages_;
     std::pair<uintptr_t, Cell*> last_page_{~uintptr_t(0), nullptr};
 };

@@ -3,8 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
-/// The numbers that convolutions, but for the temporal one, multiply. Values are stored, and sums are taken, in float32 throughout; only the
-/// operands of the products are rounded.
+/// The numbers that convolutions, but for the temporal one, multiply. Values are stored, and sums are taken, in float32
+/// throughout; only the operands of the products are rounded. Filters that do not change are kept as operands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
@@ -40,6 +40,31 @@ impl Precision {
             Precision::Tf32 => x,
             Precision::Float16 => half::f16::from_f32(x).to_f32(),
             Precision::BFloat16 => half::bf16::from_f32(x).to_f32(),
+        }
+    }
+}
+
+/// The two formats of 16 bits.
+#[cfg(any(feature = "cuda", feature = "emulator"))]
+impl Precision {
+    /// Whether operands of products have 16 bits.
+    pub(crate) fn is_half(self) -> bool {
+        matches!(self, Precision::Float16 | Precision::BFloat16)
+    }
+
+    /// The bits of [`Precision::round`] in a format of 16 bits.
+    pub(crate) fn to_half(self, x: f32) -> u16 {
+        match self {
+            Precision::BFloat16 => half::bf16::from_f32(x).to_bits(),
+            _ => half::f16::from_f32(x).to_bits(),
+        }
+    }
+
+    /// The number of such bits.
+    pub(crate) fn of_half(self, bits: u16) -> f32 {
+        match self {
+            Precision::BFloat16 => half::bf16::from_bits(bits).to_f32(),
+            _ => half::f16::from_bits(bits).to_f32(),
         }
     }
 }

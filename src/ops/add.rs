@@ -1,6 +1,6 @@
 //! Element-wise sum of two values of one shape: skip connections, and gradients that meet.
 
-use super::{Case, Data, Epilogues, Operator, elements, expect, expect_same};
+use super::{Case, Data, Operator, elements, expect, expect_same};
 use crate::error::Result;
 use crate::graph::{Backward, Graph, Shape, Tensor, ValueId};
 
@@ -38,10 +38,6 @@ impl Operator for Add {
 
     fn in_place(&self) -> &'static [(usize, usize)] {
         &[(0, 0), (1, 0)]
-    }
-
-    fn epilogues(&self) -> Epilogues {
-        Epilogues { relu: true, ..Epilogues::NONE }
     }
 }
 

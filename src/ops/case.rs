@@ -1,6 +1,6 @@
 //! Verification cases: one table serves correctness, gradient and speed on every device.
 
-use super::{Epilogues, InstanceNorm, Op, Operator};
+use super::{InstanceNorm, Op, Operator};
 use crate::graph::{Shape, Tensor};
 use crate::random::Random;
 use std::fmt;
@@ -29,6 +29,30 @@ pub enum Fit {
     Relative(f64),
 }
 
+/// What follows an operator's first result, for devices to fold into the pass that writes it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Then {
+    /// [`Case::NORM`] by the next two inputs, gamma and beta; its statistics are one more result.
+    Norm,
+    /// `max(result, 0)`.
+    Relu,
+    /// The next input is added.
+    Add,
+    /// `1 / (1 + exp(-result))`.
+    Sigmoid,
+}
+
+impl Then {
+    /// How many inputs it takes.
+    fn inputs(self) -> usize {
+        match self {
+            Then::Norm => 2,
+            Then::Relu | Then::Sigmoid => 0,
+            Then::Add => 1,
+        }
+    }
+}
+
 /// One use of an operator to verify.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Case {
@@ -38,9 +62,10 @@ pub struct Case {
     pub inputs: Vec<(Shape, Data)>,
     /// How closely devices must agree.
     pub fit: Fit,
-    /// What follows the first result, for devices to fold into the pass that writes it. A residual is the last input;
-    /// gamma and beta of a norm are the last two, its maps and statistics two more results.
-    pub epilogue: Epilogues,
+    /// What follows the first result, in this order; what it takes are the inputs behind the operator's.
+    pub then: Vec<Then>,
+    /// Whether the operator's own first result is asked for, too, so that what follows leaves it as it is.
+    pub keeps_first: bool,
 }
 
 impl Case {
@@ -53,7 +78,7 @@ impl Case {
     pub fn mixed(op: impl Into<Op>, inputs: &[(Shape, Data)]) -> Case {
         let exact = inputs.iter().all(|(_, data)| *data == Data::Integers);
         let fit = if exact { Fit::Exact } else { Fit::Relative(1e-5) };
-        Case { op: op.into(), inputs: inputs.to_vec(), fit, epilogue: Epilogues::NONE }
+        Case { op: op.into(), inputs: inputs.to_vec(), fit, then: Vec::new(), keeps_first: false }
     }
 
     /// The same case with another bound.
@@ -64,50 +89,77 @@ impl Case {
 
     /// The same case followed by ReLU.
     pub fn with_relu(mut self) -> Case {
-        self.epilogue.relu = true;
+        self.then.push(Then::Relu);
         self
     }
 
-    /// The same case with one more input added to its first result, which has this shape.
+    /// The same case with one more input added to its result, which has this shape.
     pub fn with_residual(mut self, residual: (Shape, Data)) -> Case {
         self.inputs.push(residual);
-        self.epilogue.residual = true;
+        self.then.push(Then::Add);
         self
     }
 
-    /// The same case followed by instance norm of its first result, maps of so many channels.
+    /// The same case followed by instance norm of its result, maps of so many channels.
     pub fn with_norm(mut self, channels: usize) -> Case {
         let per_channel = Shape::Channels { channels };
         self.inputs.extend([(per_channel, Data::Normal(1.0)), (per_channel, Data::Normal(0.0))]);
-        self.epilogue.statistics = true;
+        self.then.push(Then::Norm);
         if self.fit == Fit::Exact { self.within(1e-5) } else { self }
+    }
+
+    /// The same case followed by a sigmoid.
+    pub fn with_sigmoid(mut self) -> Case {
+        self.then.push(Then::Sigmoid);
+        if self.fit == Fit::Exact { self.within(1e-5) } else { self }
+    }
+
+    /// The same case whose operator's own first result is the last of the results.
+    pub fn keeping_first(mut self) -> Case {
+        self.keeps_first = true;
+        self
     }
 
     /// The norm of [`Case::with_norm`].
     pub const NORM: InstanceNorm = InstanceNorm { epsilon: 1e-5 };
 
-    /// How many of the inputs are the operator's; the others belong to the epilogue.
-    pub fn operands(&self) -> usize {
-        self.inputs.len() - usize::from(self.epilogue.residual) - 2 * usize::from(self.epilogue.statistics)
+    /// Whether a norm follows.
+    pub fn has_norm(&self) -> bool {
+        self.then.contains(&Then::Norm)
     }
 
-    /// The results in float64, for inputs whose shapes the operator accepts.
+    /// Whether the first result is the operator's own but for sums and ReLU.
+    pub fn is_linear(&self) -> bool {
+        self.then.iter().all(|then| matches!(then, Then::Relu | Then::Add))
+    }
+
+    /// How many of the inputs are the operator's; the others belong to what follows.
+    pub fn operands(&self) -> usize {
+        self.inputs.len() - self.then.iter().map(|then| then.inputs()).sum::<usize>()
+    }
+
+    /// The results in float64, for inputs whose shapes the operator accepts: what has come of the first one, the
+    /// operator's others, the statistics of norms, and the first one itself where it is kept.
     pub fn reference(&self, inputs: &[&Tensor<f64>]) -> Vec<Tensor<f64>> {
-        let (operands, others) = inputs.split_at(self.operands());
-        let residual = others.first().filter(|_| self.epilogue.residual);
+        let (operands, mut others) = inputs.split_at(self.operands());
         let mut results = self.op.operator().reference(operands);
-        let first = results.iter_mut().take(1).flat_map(|tensor| tensor.data_mut());
-        for (index, number) in first.enumerate() {
-            *number += residual.map_or(0.0, |residual| residual.data()[index]);
-            // A NaN must stay one.
-            if self.epilogue.relu && *number < 0.0 {
-                *number = 0.0;
+        let first = self.keeps_first.then(|| results[0].clone());
+        for then in &self.then {
+            let (taken, left) = others.split_at(then.inputs());
+            others = left;
+            match then {
+                Then::Norm => {
+                    let mut normed = Case::NORM.reference(&[&results[0], taken[0], taken[1]]).into_iter();
+                    results.splice(..1, normed.next());
+                    results.extend(normed);
+                }
+                // A NaN must stay one.
+                Then::Relu => results[0].data_mut().iter_mut().filter(|x| **x < 0.0).for_each(|x| *x = 0.0),
+                Then::Sigmoid => results[0].data_mut().iter_mut().for_each(|x| *x = 1.0 / (1.0 + (-*x).exp())),
+                Then::Add => results[0].data_mut().iter_mut().zip(taken[0].data()).for_each(|(x, more)| *x += more),
             }
         }
-        if let (true, [.., gamma, beta]) = (self.epilogue.statistics, others) {
-            let normed = Case::NORM.reference(&[&results[0], gamma, beta]);
-            results.extend(normed);
-        }
+        results.extend(first);
         results
     }
 
@@ -124,13 +176,19 @@ impl fmt::Display for Case {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let inputs: Vec<String> = self.inputs.iter().map(|(shape, data)| format!("{shape} {data:?}")).collect();
         let inputs = if inputs.is_empty() { "nothing".to_owned() } else { inputs.join(", ") };
-        let Epilogues { residual, relu, statistics } = self.epilogue;
-        let then = [
-            (residual, ", the last as residual"),
-            (relu, ", then ReLU"),
-            (statistics, ", then instance norm by the last"),
-        ];
-        let then: String = then.iter().filter(|(follows, _)| *follows).map(|(_, text)| *text).collect();
+        let mut then = String::new();
+        for (index, follows) in self.then.iter().enumerate() {
+            then += if index == 0 { ", then " } else { ", " };
+            then += match follows {
+                Then::Norm => "instance norm",
+                Then::Relu => "ReLU",
+                Then::Add => "residual",
+                Then::Sigmoid => "sigmoid",
+            };
+        }
+        if self.keeps_first {
+            then += ", the first kept";
+        }
         // Without brackets and colons it is a regular expression that matches itself.
         let text = format!("{:?} of {inputs}{then}", self.op.operator()).replace(['{', '}', '(', ')', ':'], " ");
         let words: Vec<&str> = text.split_whitespace().collect();

@@ -2,7 +2,7 @@
 //!
 //! `y[n,o,i,j] = b[o] + sum over c,u,v of w[o,c,u,v] x[n,c, i s + u d - p, j s + v d - p]`, zero outside the map.
 
-use super::{Case, ChannelSum, Data, Epilogues, Operator, at, expect, expect_bias, expect_maps, maps_of};
+use super::{Case, ChannelSum, Data, Operator, at, expect, expect_bias, expect_maps, maps_of};
 use crate::error::Result;
 use crate::graph::{Backward, Graph, Shape, Tensor, ValueId};
 
@@ -141,10 +141,6 @@ impl Operator for Conv {
         let dw = backward.when_wanted(1, ConvFilterGrad { conv: *self, kernel_height, kernel_width }, &[x, dy])?;
         let db = backward.when_wanted(2, ChannelSum, &[dy])?;
         Ok(vec![dx, dw, db])
-    }
-
-    fn epilogues(&self) -> Epilogues {
-        Epilogues { relu: true, statistics: true, ..Epilogues::NONE }
     }
 }
 
@@ -368,8 +364,8 @@ pub(super) fn cases() -> Vec<Case> {
     cases
 }
 
-/// Norms that follow: of few pixels and of several samples, of more tiles of pixels than are merged at once, with and
-/// without a ragged end, and of a mean far from zero.
+/// Norms that follow, of maps that are kept or not: of few pixels and of several samples, of more tiles of pixels than are
+/// merged at once, with and without a ragged end, and of a mean far from zero. And residuals before and after ReLU.
 fn cases_with_norm() -> Vec<Case> {
     // (batch, channels in, channels out, height, width, kernel)
     let table =
@@ -379,13 +375,33 @@ fn cases_with_norm() -> Vec<Case> {
         let x = Shape::maps(batch, channels, height, width);
         let w = Shape::Filter { outputs, inputs: channels, height: kernel, width: kernel };
         let bias = (Shape::Channels { channels: outputs }, Data::Normal(1000.0));
-        cases.push(Case::new(Conv::same(kernel), &[x, w], Data::Normal(0.0)).with_norm(outputs));
+        let residual = (Shape::maps(batch, outputs, height, width), Data::Normal(0.0));
+        let plain = Case::new(Conv::same(kernel), &[x, w], Data::Normal(0.0));
+        let normed = plain.clone().with_norm(outputs);
         let far = [(x, Data::Normal(0.0)), (w, Data::Normal(0.0)), bias];
-        cases.push(Case::mixed(Conv::same(kernel), &far).within(1e-4).with_norm(outputs));
+        cases.extend([
+            normed.clone().keeping_first(),
+            normed.clone(),
+            normed.clone().with_residual(residual).with_relu(),
+            normed.with_relu().with_residual(residual),
+            plain.clone().with_relu().with_residual(residual),
+            plain.with_sigmoid(),
+            Case::new(Conv::same(kernel), &[x, w], Data::Integers)
+                .with_residual((residual.0, Data::Integers))
+                .with_relu(),
+            Case::mixed(Conv::same(kernel), &far).within(1e-4).with_norm(outputs).keeping_first(),
+            Case::mixed(Conv::same(kernel), &far).within(1e-4).with_norm(outputs),
+        ]);
     }
     // Few channels of many pixels: devices choose larger tiles there.
     let (x, w) = (Shape::maps(1, 8, 130, 131), Shape::Filter { outputs: 64, inputs: 8, height: 1, width: 1 });
-    cases.push(Case::new(Conv::same(1), &[x, w], Data::Normal(0.0)).with_norm(64));
+    let normed = Case::new(Conv::same(1), &[x, w], Data::Normal(0.0)).with_norm(64);
+    cases.extend([normed.clone().keeping_first(), normed]);
+    // A sigmoid of padding is not 0: each number of padding lanes among four neighbours.
+    for outputs in [1, 10, 11, 12] {
+        let (x, w) = (Shape::maps(1, 4, 5, 6), Shape::Filter { outputs, inputs: 4, height: 3, width: 3 });
+        cases.push(Case::new(Conv::same(3), &[x, w], Data::Normal(0.0)).with_sigmoid());
+    }
     cases
 }
 

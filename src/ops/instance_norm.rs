@@ -4,7 +4,7 @@
 //! The second result holds `mean` and `r` for the gradient; it is not differentiable itself. Where the step before takes
 //! these statistics, [`Normalise`] is left of the norm.
 
-use super::{Case, Data, Epilogues, Operator, elements, expect, expect_maps, expect_same, maps_of};
+use super::{Case, Data, Operator, elements, expect, expect_maps, expect_same, maps_of};
 use crate::error::Result;
 use crate::graph::{Backward, Graph, Shape, Tensor, ValueId};
 
@@ -78,10 +78,6 @@ impl Operator for InstanceNorm {
 
     fn in_place(&self) -> &'static [(usize, usize)] {
         &[(0, 0)]
-    }
-
-    fn epilogues(&self) -> Epilogues {
-        Epilogues { residual: true, relu: true, ..Epilogues::NONE }
     }
 }
 
@@ -161,10 +157,6 @@ impl Operator for Normalise {
     fn in_place(&self) -> &'static [(usize, usize)] {
         &[(0, 0)]
     }
-
-    fn epilogues(&self) -> Epilogues {
-        Epilogues { residual: true, relu: true, ..Epilogues::NONE }
-    }
 }
 
 impl Graph {
@@ -187,12 +179,9 @@ pub(super) fn cases() -> Vec<Case> {
         let statistics = Shape::Statistics { batch, channels, entries: 2 };
         let affine = [(per_channel, Data::Normal(1.0)), (per_channel, Data::Normal(0.0))];
         let plain = Case::mixed(op, &[(maps, Data::Normal(0.0)), affine[0], affine[1]]);
-        let summed = plain.clone().with_residual((maps, Data::Normal(0.0)));
-        cases.extend([plain.clone(), plain.with_relu(), summed.clone(), summed.with_relu()]);
+        cases.extend(with_what_follows(plain, maps));
         let known = [(maps, Data::Normal(0.0)), (statistics, Data::Positive), affine[0], affine[1]];
-        let plain = Case::mixed(Normalise, &known);
-        let summed = plain.clone().with_residual((maps, Data::Normal(0.0)));
-        cases.extend([plain.clone(), plain.with_relu(), summed.clone(), summed.with_relu()]);
+        cases.extend(with_what_follows(Case::mixed(Normalise, &known), maps));
         cases.push(Case::mixed(
             InstanceNormGrad,
             &[(maps, Data::Normal(0.0)), (statistics, Data::Positive), affine[0], (maps, Data::Normal(0.0))],
@@ -209,4 +198,11 @@ pub(super) fn cases() -> Vec<Case> {
         &[(maps, Data::Normal(0.0)), (per_channel, Data::Normal(1.0)), (per_channel, Data::Normal(1.0))],
     ));
     cases
+}
+
+/// A case of norms of such maps with each residual and ReLU that may follow.
+fn with_what_follows(plain: Case, maps: Shape) -> [Case; 5] {
+    let residual = (maps, Data::Normal(0.0));
+    let (summed, rectified) = (plain.clone().with_residual(residual), plain.clone().with_relu());
+    [plain, rectified.clone(), summed.clone(), summed.with_relu(), rectified.with_residual(residual)]
 }

@@ -13,6 +13,7 @@ mod cross_entropy;
 mod fill;
 mod instance_norm;
 mod max_pool;
+mod multi_kernel_pooling;
 mod relu;
 mod resize;
 mod scale;
@@ -25,7 +26,7 @@ mod transposed_conv;
 
 pub use adamw::AdamW;
 pub use add::Add;
-pub use case::{Case, Data, Fit};
+pub use case::{Case, Data, Fit, Then};
 pub use channel_sum::ChannelSum;
 pub use concatenate::{ChannelSlice, Concatenate};
 pub use conv::{Conv, ConvFilterGrad, ConvInputGrad};
@@ -33,6 +34,7 @@ pub use cross_entropy::{CrossEntropy, CrossEntropyGrad};
 pub use fill::Fill;
 pub use instance_norm::{InstanceNorm, InstanceNormGrad, Normalise};
 pub use max_pool::{MaxPool, MaxPoolGrad};
+pub use multi_kernel_pooling::MultiKernelPooling;
 pub use relu::{Relu, ReluGrad};
 pub use resize::{Resize, ResizeGrad, Taps, bilinear_taps};
 pub use scale::Scale;
@@ -86,27 +88,6 @@ pub trait Operator: Debug + Send + Sync {
     fn in_place(&self) -> &'static [(usize, usize)] {
         &[]
     }
-
-    /// What a device may do in the pass that writes the first result.
-    fn epilogues(&self) -> Epilogues {
-        Epilogues::NONE
-    }
-}
-
-/// What can be folded into the pass that writes an operator's first result.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Epilogues {
-    /// `result + residual` may follow.
-    pub residual: bool,
-    /// `max(result, 0)` may follow, after the residual if there is one.
-    pub relu: bool,
-    /// An instance norm may follow, whose statistics are taken.
-    pub statistics: bool,
-}
-
-impl Epilogues {
-    /// Nothing can follow.
-    pub const NONE: Epilogues = Epilogues { residual: false, relu: false, statistics: false };
 }
 
 macro_rules! operators {
@@ -153,6 +134,7 @@ operators!(
     InstanceNormGrad,
     MaxPool,
     MaxPoolGrad,
+    MultiKernelPooling,
     Normalise,
     Relu,
     ReluGrad,
@@ -184,6 +166,7 @@ pub fn all_cases() -> Vec<Case> {
         fill::cases(),
         instance_norm::cases(),
         max_pool::cases(),
+        multi_kernel_pooling::cases(),
         relu::cases(),
         resize::cases(),
         scale::cases(),

@@ -81,9 +81,10 @@ impl Graph {
 pub(super) fn cases() -> Vec<Case> {
     let shapes = [Shape::maps(2, 5, 7, 3), Shape::maps(1, 129, 4, 5), Shape::maps(3, 8, 1, 1)];
     let both = |s| {
-        [Data::Integers, Data::Normal(0.0)]
-            .into_iter()
-            .flat_map(move |data| [Case::new(Relu, &[s], data), Case::new(ReluGrad, &[s, s], data)])
+        [Data::Integers, Data::Normal(0.0)].into_iter().flat_map(move |data| {
+            let relu = Case::new(Relu, &[s], data);
+            [relu.clone(), relu.with_residual((s, data)), Case::new(ReluGrad, &[s, s], data)]
+        })
     };
     shapes.into_iter().flat_map(both).collect()
 }

@@ -4,7 +4,7 @@
 //! nothing is padded in time, one row and column of zeros in space.
 
 use super::conv::add_bias;
-use super::{Case, ChannelSum, Data, Epilogues, Operator, at, expect, expect_bias, expect_maps};
+use super::{Case, ChannelSum, Data, Operator, at, expect, expect_bias, expect_maps};
 use crate::error::Result;
 use crate::graph::{Backward, Graph, Shape, Tensor, ValueId};
 
@@ -125,10 +125,6 @@ impl Operator for TemporalConv {
         let dw = backward.when_wanted(1, TemporalConvFilterGrad, &[x, dy])?;
         let db = backward.when_wanted(2, ChannelSum, &[dy])?;
         Ok(vec![dx, dw, db])
-    }
-
-    fn epilogues(&self) -> Epilogues {
-        Epilogues { relu: true, ..Epilogues::NONE }
     }
 }
 

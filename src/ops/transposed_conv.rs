@@ -4,7 +4,7 @@
 //! the input. `out = (in - 1) stride - 2 padding + kernel + output_padding`.
 
 use super::conv::{add_bias, product_flops, spread};
-use super::{Case, ChannelSum, Conv, ConvFilterGrad, Data, Epilogues, Operator, expect, expect_bias, expect_maps};
+use super::{Case, ChannelSum, Conv, ConvFilterGrad, Data, Operator, expect, expect_bias, expect_maps};
 use crate::error::Result;
 use crate::graph::{Backward, Graph, Shape, Tensor, ValueId};
 
@@ -93,10 +93,6 @@ impl Operator for TransposedConv {
         let db = backward.when_wanted(2, ChannelSum, &[dy])?;
         Ok(vec![dx, dw, db])
     }
-
-    fn epilogues(&self) -> Epilogues {
-        Epilogues { relu: true, statistics: true, ..Epilogues::NONE }
-    }
 }
 
 impl Graph {
@@ -141,7 +137,8 @@ pub(super) fn cases() -> Vec<Case> {
             cases.push(Case::new(op, &[x, w], data).with_relu());
         }
         let bias = Shape::Channels { channels: outputs };
-        cases.push(Case::new(op, &[x, w, bias], Data::Normal(0.0)).with_norm(outputs));
+        let normed = Case::new(op, &[x, w, bias], Data::Normal(0.0)).with_norm(outputs);
+        cases.extend([normed.clone().keeping_first(), normed.with_relu()]);
     }
     cases
 }

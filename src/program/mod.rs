@@ -1,15 +1,16 @@
 //! Programs: a graph lowered for one device to a flat list of steps over one memory arena.
 //!
-//! Lowering drops what no result needs, folds norm + residual + ReLU (and conv + ReLU) into one step, and gives each
-//! value an offset in the arena so that values whose lifetimes do not overlap share memory. While a program runs there
+//! Lowering drops what no result needs, folds what follows an operator (norm, residual, ReLU) into its step as far as the
+//! device can do that, and gives each value an offset in the arena so that values whose lifetimes do not overlap share memory. While a program runs there
 //! is no allocation, no branching on shapes and no naming: a device binds each step once and then only executes.
 
 mod arena;
 mod fuse;
+mod pooling;
 mod table;
 
 pub use arena::{Placement, Span};
-pub use fuse::Epilogue;
+pub use fuse::{Epilogue, Residual};
 
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Shape, Source, Value, ValueId};
@@ -20,8 +21,14 @@ pub trait Target {
     /// How many float32 numbers a value occupies there, padding included.
     fn storage(&self, shape: Shape) -> usize;
 
-    /// Whether the step of an operator can take the statistics of what it writes, see [`Epilogue::statistics`].
-    fn takes_statistics(&self, op: &Op) -> bool {
+    /// Whether the step of an operator can do all that an epilogue asks for as it writes its first result, of this shape.
+    fn folds(&self, op: &Op, result: Shape, epilogue: &Epilogue) -> bool {
+        let _ = (op, result, epilogue);
+        false
+    }
+
+    /// Whether the device has one step for an operator that stands for several nodes of a graph.
+    fn has_step(&self, op: &Op) -> bool {
         let _ = op;
         false
     }
@@ -40,9 +47,9 @@ pub struct Step {
     pub op: Op,
     /// What is done to the first result as it is written.
     pub epilogue: Epilogue,
-    /// The operator's inputs, then the residual if the epilogue has one.
+    /// The operator's inputs, then gamma and beta if the epilogue has a norm, then the residual if it has one.
     pub inputs: Vec<ValueId>,
-    /// The operator's results, then the statistics if the epilogue takes them.
+    /// The operator's results, then the statistics if the epilogue takes any.
     pub outputs: Vec<ValueId>,
     /// Scratch memory, used by no other step's values meanwhile.
     pub workspace: Span,
@@ -109,6 +116,11 @@ impl Program {
         self.updates.iter().any(|&(_, new)| new == id)
     }
 
+    /// Whether a value is a state that a run replaces.
+    pub fn is_updated(&self, id: ValueId) -> bool {
+        self.updates.iter().any(|&(state, _)| state == id)
+    }
+
     /// Whether a value may be read after a run: it is an output, an input or a state.
     pub fn is_readable(&self, id: ValueId) -> bool {
         let kept = self.outputs.contains(&id) || self.is_update(id);
@@ -166,14 +178,18 @@ impl Program {
     /// Floating-point operations of a step, epilogue included.
     pub fn step_flops(&self, step: &Step) -> u64 {
         let results = self.value(step.outputs[0]).shape.elements() as u64;
-        let Epilogue { residual, relu, statistics } = step.epilogue;
-        let each = u64::from(residual) + u64::from(relu) + 4 * u64::from(statistics.is_some());
+        let Epilogue { norm, residual, relu, sigmoid, statistics } = step.epilogue;
+        let each = 8 * u64::from(norm.is_some())
+            + u64::from(residual.is_some())
+            + u64::from(relu)
+            + 4 * u64::from(sigmoid)
+            + 4 * u64::from(statistics.is_some());
         self.op_flops(step) + results * each
     }
 
     fn op_flops(&self, step: &Step) -> u64 {
         let shapes = |ids: &[ValueId]| ids.iter().map(|&id| self.value(id).shape).collect::<Vec<_>>();
-        let operands = step.inputs.len() - usize::from(step.epilogue.residual);
+        let operands = step.inputs.len() - step.epilogue.inputs();
         step.op.operator().flops(&shapes(&step.inputs[..operands]), &shapes(&step.outputs))
     }
 }

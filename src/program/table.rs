@@ -1,6 +1,6 @@
 //! A program as a table: step, kernel, shape, work, traffic, place in the arena.
 
-use super::{Program, Step};
+use super::{Program, Residual, Step};
 use std::fmt;
 
 /// Bytes of a float32 number.
@@ -11,9 +11,14 @@ impl Program {
     pub fn kernel(step: &Step) -> String {
         let then = step.epilogue;
         let mut name = step.op.operator().name().to_owned();
-        for (follows, what) in
-            [(then.residual, "residual"), (then.relu, "relu"), (then.statistics.is_some(), "statistics")]
-        {
+        for (follows, what) in [
+            (then.norm.is_some(), "norm"),
+            (then.residual == Some(Residual::BeforeRelu), "residual"),
+            (then.relu, "relu"),
+            (then.residual == Some(Residual::AfterRelu), "residual"),
+            (then.sigmoid, "sigmoid"),
+            (then.statistics.is_some(), "statistics"),
+        ] {
             if follows {
                 name += " + ";
                 name += what;

@@ -4,7 +4,7 @@ use super::{Verdict, layer_cases, results, verify, verify_gradient, verify_round
 use crate::device::{Device, Precision};
 use crate::error::{Error, Result};
 use crate::graph::Tensor;
-use crate::ops::{Case, Data, Epilogues, Fit, Op, all_cases};
+use crate::ops::{Case, Data, Fit, Op, all_cases};
 use std::fmt;
 
 /// One thing to verify. Its text, as `Display` writes it, identifies it.
@@ -118,14 +118,13 @@ pub fn is_of_products(op: &Op) -> bool {
 }
 
 /// Whether finite differences can tell something about the gradient: whole numbers lie on the kinks of ReLU and
-/// pooling, other data cross those of an epilogue's ReLU, means far from zero leave differences no digits, and large
+/// pooling, other data cross those of a ReLU that follows, means far from zero leave differences no digits, and large
 /// cases take the reference too long.
 fn is_smooth(case: &Case) -> bool {
     let fits = |data: &Data| !matches!(data, Data::Integers | Data::Normal(1000.0));
     let elements: usize = case.inputs.iter().map(|(shape, _)| shape.elements()).sum();
-    let stands_alone = case.epilogue == Epilogues::NONE;
     case.op.operator().is_differentiable()
-        && stands_alone
+        && case.then.is_empty()
         && elements < 20_000
         && case.inputs.iter().all(|(_, data)| fits(data))
 }

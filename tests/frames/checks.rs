@@ -180,17 +180,18 @@ fn check_masks(driver: &Arc<dyn Driver>) {
 }
 
 fn check_that_numbers_are_finite(driver: &Arc<dyn Driver>) {
-    let (source, target) = (size(13, 9), size(32, 16));
+    // Two blocks look at 2048 pixels each, a third at what is left.
+    let (source, target) = (size(13, 9), size(96, 48));
     let mut bench = Bench::new(driver, source, target, LANES * target.area());
     for (wrong, called) in [(f32::NAN, "NaN"), (f32::INFINITY, "infinity"), (f32::NEG_INFINITY, "infinity")] {
-        for at in [0, 255, 256, 511] {
+        for at in [0, 255, 256, 2047, 2048, 4607] {
             let mut probability = vec![0.25; target.area()];
-            probability[511] = f32::NAN;
+            probability[4607] = f32::NAN;
             probability[at] = wrong;
             let problem = mask_on_device(&mut bench, &probability, 0.5).unwrap_err().to_string();
-            let place = format!("column {}, row {}", at % 32, at / 32);
+            let place = format!("column {}, row {}", at % 96, at / 96);
             assert_eq!(problem, format!("the network produced {called} at {place}; check its weights"));
         }
     }
-    assert_eq!(mask_on_device(&mut bench, &[0.25; 512], 0.25).unwrap().pixels, [255; 13 * 9]);
+    assert_eq!(mask_on_device(&mut bench, &[0.25; 96 * 48], 0.25).unwrap().pixels, [255; 13 * 9]);
 }

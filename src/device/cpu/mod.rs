@@ -19,7 +19,8 @@ use super::isolation::{Isolation, unwritten};
 use super::{Ceilings, Device, Precision, Session};
 use crate::error::{Error, Result};
 use crate::graph::{Shape, Source, ValueId};
-use crate::program::{Program, Span, Step, Target};
+use crate::ops::Op;
+use crate::program::{Epilogue, Program, Span, Step, Target};
 use memory::Arena;
 use microkernel::MicroKernels;
 use rayon::{ThreadPool, ThreadPoolBuilder};
@@ -67,6 +68,14 @@ impl CpuDevice {
 impl Target for CpuDevice {
     fn storage(&self, shape: Shape) -> usize {
         layout::storage(shape)
+    }
+
+    fn folds(&self, op: &Op, _result: Shape, epilogue: &Epilogue) -> bool {
+        ops::folds(op, epilogue)
+    }
+
+    fn has_step(&self, op: &Op) -> bool {
+        matches!(op, Op::MultiKernelPooling(_))
     }
 
     fn workspace(&self, step: &Step, inputs: &[Shape], _outputs: &[Shape]) -> usize {

@@ -31,6 +31,8 @@ pub struct Launch {
     pub block: [u32; 3],
     /// Bytes of dynamic shared memory a block gets.
     pub shared_bytes: u32,
+    /// All blocks are on the device at once, and may wait for each other: a cooperative launch.
+    pub is_cooperative: bool,
     /// The arguments, each from a word of its own on.
     words: Vec<u64>,
     /// Where each argument starts.
@@ -40,7 +42,8 @@ pub struct Launch {
 impl Launch {
     /// A launch without arguments yet.
     pub fn new(kernel: &'static str, grid: [u32; 3], block: [u32; 3]) -> Launch {
-        Launch { kernel, grid, block, shared_bytes: 0, words: Vec::new(), starts: Vec::new() }
+        let (words, starts) = (Vec::new(), Vec::new());
+        Launch { kernel, grid, block, shared_bytes: 0, is_cooperative: false, words, starts }
     }
 
     /// A launch of `block` threads a block, and enough blocks to have `threads` of them.
@@ -51,6 +54,12 @@ impl Launch {
     /// The same with dynamic shared memory.
     pub fn with_shared(mut self, bytes: usize) -> Launch {
         self.shared_bytes = bytes as u32;
+        self
+    }
+
+    /// The same with blocks that wait for each other, at most as many as [`Driver::blocks_at_once`] says.
+    pub fn cooperative(mut self) -> Launch {
+        self.is_cooperative = true;
         self
     }
 
@@ -117,6 +126,10 @@ pub trait Driver: Send + Sync {
 
     /// Whether `kernels/` has a kernel of this name for this architecture.
     fn has_kernel(&self, name: &str) -> bool;
+
+    /// How many blocks of a kernel, of so many threads each and without dynamic shared memory, the device holds at once;
+    /// 0 where it cannot tell, or cannot promise that all blocks of a launch are.
+    fn blocks_at_once(&self, kernel: &str, threads: u32) -> usize;
 
     /// Memory of `bytes` bytes, aligned to at least 256.
     fn allocate(&self, bytes: usize) -> Result<Address>;

@@ -118,6 +118,9 @@ impl Traffic {
     }
 }
 
+/// As `MOST_BLOCKS_AT_ONCE` of `kernels/emulator/multiprocessor.h`: few, so that small maps are more than one round.
+const BLOCKS_AT_ONCE: usize = 24;
+
 /// The functions of `kernels/emulator/interface.cpp`.
 #[derive(Clone, Copy)]
 struct Interface {
@@ -131,6 +134,7 @@ type LaunchFunction = unsafe extern "C" fn(
     grid: *const c_uint,
     block: *const c_uint,
     shared_bytes: usize,
+    is_cooperative: c_int,
     arguments: *const *mut c_void,
     schedule: *const Schedule,
     traffic: *mut Traffic,
@@ -144,6 +148,7 @@ unsafe extern "C" {
         grid: *const c_uint,
         block: *const c_uint,
         shared_bytes: usize,
+        is_cooperative: c_int,
         arguments: *const *mut c_void,
         schedule: *const Schedule,
         traffic: *mut Traffic,
@@ -309,6 +314,10 @@ impl Driver for EmulatedDriver {
         self.kernels.contains_key(name)
     }
 
+    fn blocks_at_once(&self, _kernel: &str, _threads: u32) -> usize {
+        BLOCKS_AT_ONCE
+    }
+
     fn allocate(&self, bytes: usize) -> Result<Address> {
         // SAFETY: any size may be asked for.
         let memory = unsafe { (self.interface.allocate)(bytes) };
@@ -361,6 +370,7 @@ impl Driver for EmulatedDriver {
                     launch.grid.as_ptr(),
                     launch.block.as_ptr(),
                     launch.shared_bytes as usize,
+                    c_int::from(launch.is_cooperative),
                     arguments.as_ptr(),
                     &self.schedule,
                     traffic,

@@ -12,11 +12,15 @@ use crate::device::layout::LANES;
 use crate::error::{Error, Result};
 use crate::media::{Mask, Size};
 use crate::post::Threshold;
+use crate::program::Span;
 use bytemuck::{Pod, Zeroable};
 use std::sync::Arc;
 
 /// Threads of a block, as the kernels' `THREADS`.
 const THREADS: u32 = 256;
+
+/// Probabilities that a block looks at, as the kernels' `THREADS` and `PIXELS` have it.
+const LOOKED_AT: usize = 256 * 8;
 
 /// The samples of a grey frame, rows from the top. Those of 16 bits are narrowed to 8 by their full range.
 #[derive(Debug, Clone, Copy)]
@@ -56,6 +60,9 @@ pub struct FramePipeline {
     /// What is resized across but not yet down.
     between: Memory,
     mask: Memory,
+    /// What each block finds that looks for numbers which are not finite, how many of them are done, and what they found.
+    finds: Memory,
+    done: Memory,
     not_finite: Memory,
 }
 
@@ -84,6 +91,8 @@ impl FramePipeline {
             samples: memory(source.area() * size_of::<u16>())?,
             between: Memory::zeroed(driver, mixed.into_iter().flatten().max().unwrap_or(0))?,
             mask: memory(source.area())?,
+            finds: Memory::zeroed(driver, target.area().div_ceil(LOOKED_AT))?,
+            done: Memory::zeroed(driver, 1)?,
             not_finite: memory(size_of::<NotFinite>())?,
         })
     }
@@ -129,15 +138,20 @@ impl FramePipeline {
     /// `probability` holds `target` pixels of `lanes` numbers, at most 8, in memory of the driver; the first of each
     /// is read.
     pub unsafe fn mask(&mut self, probability: Address, lanes: usize, threshold: Threshold) -> Result<Mask> {
-        let look = Launch::new("first_not_finite", [1, 1, 1], [THREADS, 1, 1]).with_shared(THREADS as usize * 4);
-        let look = look.with(probability).with(self.not_finite.start()).with_int(self.target.area()).with_int(lanes);
+        let blocks = self.target.area().div_ceil(LOOKED_AT) as u32;
+        let look = Launch::new("first_not_finite", [blocks, 1, 1], [THREADS, 1, 1]).with(probability);
+        let look = look.with(self.finds.start()).with(self.done.start()).with(self.not_finite.start());
+        let look = look.with_int(self.target.area()).with_int(lanes);
         let [across, down] = &self.probability;
         let numbers = self.target.height * self.source.width;
         let across = across.launch("probability_across", probability, self.between.start(), numbers, numbers);
         let across = across.with_int(self.target.width).with_int(self.source.width).with_int(lanes);
         let pixels = self.source.area();
         let down = down.launch("mask_down", self.between.start(), self.mask.start(), pixels.div_ceil(4), pixels);
-        self.start(&[look, across, down.with_int(self.source.width).with(threshold.value())])?;
+        self.start(&[look, across, down.with_int(self.source.width).with(threshold.value())]).inspect_err(|_| {
+            // Blocks that never came have not been counted. What may go wrong here has gone wrong already.
+            let _ = self.done.fill(Span { offset: 0, len: 1 }, 0.0);
+        })?;
         self.check_numbers()?;
         let mut pixels = vec![0; pixels];
         self.mask.read_bytes(&mut pixels)?;

@@ -191,6 +191,19 @@ impl Driver for Gpu {
         self.functions.contains_key(name)
     }
 
+    fn blocks_at_once(&self, kernel: &str, threads: u32) -> usize {
+        use sys::CUdevice_attribute_enum as Attribute;
+        let of_device = |attribute| self.context.attribute(attribute).unwrap_or(0);
+        let Some(&function) = self.functions.get(kernel) else { return 0 };
+        if self.bind().is_err() || of_device(Attribute::CU_DEVICE_ATTRIBUTE_COOPERATIVE_LAUNCH) == 0 {
+            return 0;
+        }
+        // SAFETY: the function belongs to a loaded module.
+        let blocks = unsafe { result::occupancy::max_active_block_per_multiprocessor(function, threads as i32, 0) };
+        let multiprocessors = of_device(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT);
+        usize::try_from(blocks.unwrap_or(0) * multiprocessors).unwrap_or(0)
+    }
+
     fn allocate(&self, bytes: usize) -> Result<Address> {
         self.bind()?;
         // SAFETY: the context is bound.
@@ -231,7 +244,7 @@ impl Driver for Gpu {
     }
 
     unsafe fn launch(&self, launch: &Launch) -> Result<()> {
-        let Launch { kernel, grid, block, shared_bytes, .. } = launch;
+        let Launch { kernel, grid, block, shared_bytes, is_cooperative, .. } = launch;
         let function =
             *self.functions.get(kernel).ok_or_else(|| Error::Device(format!("there is no kernel {kernel}")))?;
         self.bind()?;
@@ -243,12 +256,29 @@ impl Driver for Gpu {
         }
         let size = |[x, y, z]: [u32; 3]| (x, y, z);
         launch.with_pointers(|arguments| {
+            let stream = self.stream.cu_stream();
             // SAFETY: the arguments are the caller's promise.
-            unsafe {
-                let stream = self.stream.cu_stream();
-                result::launch_kernel(function, size(*grid), size(*block), *shared_bytes, stream, arguments)
-            }
-            .map_err(failed(&format!("start {kernel}")))
+            let started = unsafe {
+                if *is_cooperative {
+                    let ([x, y, z], [across, down, deep], arguments) = (*grid, *block, arguments.as_mut_ptr());
+                    sys::cuLaunchCooperativeKernel(
+                        function,
+                        x,
+                        y,
+                        z,
+                        across,
+                        down,
+                        deep,
+                        *shared_bytes,
+                        stream,
+                        arguments,
+                    )
+                    .result()
+                } else {
+                    result::launch_kernel(function, size(*grid), size(*block), *shared_bytes, stream, arguments)
+                }
+            };
+            started.map_err(failed(&format!("start {kernel}")))
         })
     }
 

@@ -47,6 +47,20 @@ impl Memory {
         unsafe { self.driver.download(self.address(span), numbers) }
     }
 
+    /// Writes 16-bit numbers to the first half of a span, as many as it has.
+    pub fn write_half(&self, span: Span, numbers: &[u16]) -> Result<()> {
+        assert_eq!(numbers.len(), span.len);
+        // SAFETY: `address` has checked room for twice as many bytes.
+        unsafe { self.driver.upload_bytes(self.address(span), bytemuck::cast_slice(numbers)) }
+    }
+
+    /// Reads what [`Memory::write_half`] has written.
+    pub fn read_half(&self, span: Span, numbers: &mut [u16]) -> Result<()> {
+        assert_eq!(numbers.len(), span.len);
+        // SAFETY: as above.
+        unsafe { self.driver.download_bytes(self.address(span), bytemuck::cast_slice_mut(numbers)) }
+    }
+
     /// Writes bytes from the first number on.
     pub fn write_bytes(&self, bytes: &[u8]) -> Result<()> {
         // SAFETY: `address` has checked the room.

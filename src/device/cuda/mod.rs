@@ -32,7 +32,7 @@ use super::{Device, Precision, RunTime, Session};
 use crate::error::{Error, Result};
 use crate::graph::{Shape, Source, ValueId};
 use crate::ops::Op;
-use crate::program::{Program, Span, Step, Target};
+use crate::program::{Epilogue, Program, Span, Step, Target};
 use memory::{Counters, Memory};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -66,6 +66,10 @@ impl CudaDevice {
 }
 
 impl CudaDevice {
+    fn choices(&self) -> ops::Choices<'_> {
+        ops::Choices { driver: &*self.driver, precision: self.precision, tile: self.tile }
+    }
+
     /// An error where the GPU has no tensor cores for a precision, or this build has no kernels.
     fn check_precision(&self, precision: Precision) -> Result<()> {
         let needed = ops::architecture(precision);
@@ -85,8 +89,12 @@ impl Target for CudaDevice {
         layout::storage(shape)
     }
 
-    fn takes_statistics(&self, op: &Op) -> bool {
-        ops::takes_statistics(op)
+    fn folds(&self, op: &Op, result: Shape, epilogue: &Epilogue) -> bool {
+        ops::folds(op, result, epilogue, self.choices())
+    }
+
+    fn has_step(&self, op: &Op) -> bool {
+        ops::has_step(op, self.choices())
     }
 
     fn workspace(&self, step: &Step, inputs: &[Shape], outputs: &[Shape]) -> usize {
@@ -124,6 +132,7 @@ impl Device for CudaDevice {
 struct CudaSession {
     program: Program,
     driver: Arc<dyn Driver>,
+    precision: Precision,
     arena: Memory,
     /// The launches of each step.
     steps: Vec<Vec<Launch>>,
@@ -174,7 +183,8 @@ impl CudaSession {
         // SAFETY: as in `start`; arena and counters live as long as the session that keeps the recording.
         let record = || unsafe { driver.record(&launches) };
         let recording = if isolation.is_none() { Some(record()?) } else { None };
-        Ok(CudaSession { program, driver, arena, steps, counters, recording, isolation, flusher: None })
+        let precision = device.precision;
+        Ok(CudaSession { program, driver, precision, arena, steps, counters, recording, isolation, flusher: None })
     }
 
     /// Starts all steps.
@@ -252,22 +262,39 @@ fn counters_of(driver: &Arc<dyn Driver>, program: &Program) -> Result<Counters> 
     Counters::new(driver, program.steps().iter().map(|step| ops::counters(step, &shapes(&step.outputs))))
 }
 
+/// Whether a value is kept in the 16 bits that it is multiplied in: a filter that no run changes, and that only products
+/// read.
+fn is_half(precision: Precision, program: &Program, id: ValueId) -> bool {
+    let value = program.value(id);
+    let is_constant = !matches!(value.source, Source::Node(_)) && !program.is_updated(id);
+    let only_multiplied = |step: &Step| {
+        step.inputs.iter().enumerate().all(|(input, &read)| read != id || ops::multiplies(&step.op, input))
+    };
+    precision.is_half()
+        && is_constant
+        && matches!(value.shape, Shape::Filter { .. })
+        && program.steps().iter().all(only_multiplied)
+}
+
 /// The launches of a step.
 fn bind(device: &CudaDevice, program: &Program, at: usize, arena: &Memory, counters: &Counters) -> Vec<Launch> {
     let step = &program.steps()[at];
     let shapes = |ids: &[ValueId]| ids.iter().map(|&id| program.value(id).shape).collect();
-    let operand = |span: Span| ops::Operand { address: arena.address(span), len: span.len };
-    let operands = |ids: &[ValueId]| ids.iter().filter_map(|&id| program.span(id)).map(operand).collect();
+    let operand = |(id, span): (ValueId, Span)| {
+        let is_half = is_half(device.precision, program, id);
+        ops::Operand { address: arena.address(span), len: span.len, is_half }
+    };
+    let spans = |ids: &[ValueId]| ids.iter().filter_map(|&id| Some((id, program.span(id)?))).collect::<Vec<_>>();
+    let operands = |ids: &[ValueId]| spans(ids).into_iter().map(operand).collect();
     ops::bind(&ops::Binding {
         op: &step.op,
         epilogue: step.epilogue,
-        precision: device.precision,
-        tile: device.tile,
+        choices: device.choices(),
         input_shapes: shapes(&step.inputs),
         output_shapes: shapes(&step.outputs),
         inputs: operands(&step.inputs),
         outputs: operands(&step.outputs),
-        workspace: operand(step.workspace),
+        workspace: arena.address(step.workspace),
         counters: counters.of(at),
     })
 }
@@ -288,6 +315,10 @@ impl Session for CudaSession {
         }
         let mut numbers = vec![0.0; span.len];
         layout::pack(shape, one_panel, data, &mut numbers);
+        if is_half(self.precision, &self.program, value) {
+            let halves: Vec<u16> = numbers.iter().map(|&number| self.precision.to_half(number)).collect();
+            return self.arena.write_half(span, &halves);
+        }
         self.arena.write(span, &numbers)
     }
 
@@ -342,7 +373,13 @@ impl Session for CudaSession {
             return Err(Error::Request(format!("{} is not an output of the program", self.program.value(value).name)));
         }
         let mut numbers = vec![0.0; span.len];
-        self.arena.read(span, &mut numbers)?;
+        if is_half(self.precision, &self.program, value) {
+            let mut halves = vec![0; span.len];
+            self.arena.read_half(span, &mut halves)?;
+            numbers = halves.into_iter().map(|bits| self.precision.of_half(bits)).collect();
+        } else {
+            self.arena.read(span, &mut numbers)?;
+        }
         layout::unpack(shape, one_panel, &numbers, data);
         Ok(())
     }

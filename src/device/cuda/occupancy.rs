@@ -196,6 +196,12 @@ impl Driver for Paper {
         resources_of(name, self.multiprocessor.architecture).is_some()
     }
 
+    fn blocks_at_once(&self, kernel: &str, threads: u32) -> usize {
+        let Some(resources) = resources_of(kernel, self.multiprocessor.architecture) else { return 0 };
+        let blocks = self.multiprocessor.blocks_at_once(threads, resources.registers, resources.shared_bytes);
+        (blocks * self.multiprocessor.count) as usize
+    }
+
     fn allocate(&self, _bytes: usize) -> Result<Address> {
         // Any that is not null: nobody looks behind it.
         Ok(Address(1 << 20))

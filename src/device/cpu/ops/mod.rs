@@ -8,6 +8,7 @@ mod conv;
 mod cross_entropy;
 mod instance_norm;
 mod max_pool;
+mod multi_kernel_pooling;
 mod pointwise;
 mod resize;
 mod soft_dice;
@@ -19,7 +20,7 @@ use super::memory::Region;
 use super::microkernel::MicroKernels;
 use crate::graph::Shape;
 use crate::ops::Op;
-use crate::program::Epilogue;
+use crate::program::{Epilogue, Residual};
 
 /// A step's operator with the memory of its operands.
 #[derive(Debug)]
@@ -28,7 +29,7 @@ pub(super) struct Binding<'a> {
     pub epilogue: Epilogue,
     pub input_shapes: Vec<Shape>,
     pub output_shapes: Vec<Shape>,
-    /// The operator's inputs, then the residual if the epilogue has one.
+    /// The operator's inputs, then the residual if the epilogue has one; norms are steps of their own here.
     pub inputs: Vec<Region>,
     pub outputs: Vec<Region>,
     pub workspace: Region,
@@ -38,8 +39,19 @@ pub(super) struct Binding<'a> {
 impl Binding<'_> {
     /// The residual, if the epilogue adds one.
     fn residual(&self) -> Option<Region> {
-        if self.epilogue.residual { self.inputs.last().copied() } else { None }
+        self.epilogue.residual.and(self.inputs.last().copied())
     }
+}
+
+/// Whether an operator's routine does what an epilogue asks for.
+pub(super) fn folds(op: &Op, epilogue: &Epilogue) -> bool {
+    let Epilogue { norm, residual, relu: _, sigmoid, statistics } = *epilogue;
+    let residual_fits = match op {
+        Op::Conv(_) | Op::TransposedConv(_) | Op::TemporalConv(_) | Op::Add(_) => residual.is_none(),
+        Op::InstanceNorm(_) | Op::Normalise(_) => residual != Some(Residual::AfterRelu),
+        _ => return false,
+    };
+    residual_fits && norm.is_none() && !sigmoid && statistics.is_none()
 }
 
 /// Numbers of scratch memory an operator needs.
@@ -53,6 +65,7 @@ pub(super) fn workspace(op: &Op, inputs: &[Shape]) -> usize {
         Op::Normalise(_) => instance_norm::normalise_workspace(inputs[0]),
         Op::ChannelSum(_) => channel_sum::workspace(inputs[0]),
         Op::CrossEntropy(_) => cross_entropy::workspace(inputs[0]),
+        Op::MultiKernelPooling(op) => multi_kernel_pooling::workspace(op, inputs[0]),
         Op::SumOfSquares(_) => sum_of_squares::workspace(inputs),
         _ => 0,
     }
@@ -86,6 +99,7 @@ pub(super) fn bind(binding: Binding<'_>) -> Routine {
         Op::Normalise(_) => instance_norm::normalise(&binding),
         Op::MaxPool(op) => max_pool::forward(op, &binding),
         Op::MaxPoolGrad(op) => max_pool::grad(&op.pool, &binding),
+        Op::MultiKernelPooling(op) => multi_kernel_pooling::forward(op, &binding),
         Op::Resize(_) => resize::forward(&binding),
         Op::ResizeGrad(_) => resize::grad(&binding),
         Op::SoftDice(op) => soft_dice::forward(op, &binding),

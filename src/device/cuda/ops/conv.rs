@@ -1,8 +1,9 @@
 //! Launches of `kernels/conv.cu`.
 
 use super::super::driver::{Address, Launch};
+use super::finish::Finish;
 use super::statistics::StatisticsTo;
-use super::{Binding, THREADS, maps, tensor_conv};
+use super::{Binding, Choices, THREADS, maps, tensor_conv};
 use crate::device::Precision;
 use crate::device::layout::{padded, storage};
 use crate::graph::Shape;
@@ -92,19 +93,61 @@ pub(super) fn transposed(op: &TransposedConv, binding: &Binding<'_>) -> Vec<Laun
 fn convolve(direction: Direction, conv: &Conv, binding: &Binding<'_>) -> Vec<Launch> {
     let (source, result) = (binding.input_shapes[0], binding.output_shapes[0]);
     let geometry = Geometry::new(conv, source, result, kernel_of(binding.input_shapes[1]));
-    let (batch, channels, rows, columns) = maps(result);
-    let size = Size { batch, area: rows * columns, lanes: padded(channels) };
-    if binding.precision != Precision::Float32 {
-        return tensor_conv::convolve(direction, binding, size, geometry);
+    let cut = Cut::of(direction, Size::of(result), binding.choices);
+    if binding.choices.precision != Precision::Float32 {
+        return tensor_conv::convolve(cut, binding, geometry);
     }
-    let kernel = match direction {
-        Direction::Forward => "conv",
-        Direction::Backward => "conv_backward",
-    };
-    let (down, across) = size.tiles(TILE, TILE);
-    let launch = Launch::new(kernel, [down as u32, across as u32, 1], [THREADS, 1, 1]);
-    let launch = launch.with(binding.inputs[0].address).with(binding.inputs[1].address);
-    vec![with_results(launch, binding, binding.workspace.address, geometry)]
+    let operands = [0, 1].map(|input| binding.inputs[input].address);
+    vec![cut.launch(operands, binding, binding.workspace, geometry)]
+}
+
+/// Whether a convolution can apply the norm of its result itself: whether the device holds at once at least a block for
+/// each of the tiles that lie side by side.
+pub(super) fn can_normalise(direction: Direction, result: Shape, choices: Choices<'_>) -> bool {
+    let cut = Cut::of(direction, Size::of(result), choices);
+    cut.tiles.1 <= cut.blocks_at_once(choices)
+}
+
+/// How a convolution is cut into blocks.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Cut {
+    kernel: &'static str,
+    threads: u32,
+    /// Tiles of pixels by tiles of lanes.
+    tiles: (usize, usize),
+}
+
+impl Cut {
+    fn of(direction: Direction, size: Size, choices: Choices<'_>) -> Cut {
+        if choices.precision != Precision::Float32 {
+            let tile = choices.tile.unwrap_or_else(|| tensor_conv::Tile::of_convolution(size));
+            let kernel = tensor_conv::kernel(direction, choices.precision, tile);
+            return Cut { kernel, threads: tensor_conv::THREADS, tiles: tile.count(size) };
+        }
+        let kernel = match direction {
+            Direction::Forward => "conv",
+            Direction::Backward => "conv_backward",
+        };
+        Cut { kernel, threads: THREADS, tiles: size.tiles(TILE, TILE) }
+    }
+
+    fn blocks_at_once(self, choices: Choices<'_>) -> usize {
+        choices.driver.blocks_at_once(self.kernel, self.threads)
+    }
+
+    /// The launch of source and filter; `free` is where the binding's workspace has room for statistics. Blocks that apply
+    /// a norm wait for each other, so that there are no more of them than the device holds at once: each has several
+    /// tiles where there are more tiles than that.
+    pub fn launch(self, operands: [Address; 2], binding: &Binding<'_>, free: Address, geometry: Geometry) -> Launch {
+        let (down, across) = self.tiles;
+        let launch = |down: usize| Launch::new(self.kernel, [down as u32, across as u32, 1], [self.threads, 1, 1]);
+        let launch = match binding.epilogue.norm {
+            Some(_) => launch(down.min(self.blocks_at_once(binding.choices) / across).max(1)).cooperative(),
+            None => launch(down),
+        };
+        let launch = launch.with(operands[0]).with(operands[1]).with(binding.bias()).with(binding.outputs[0].address);
+        launch.with(Finish::of(binding)).with(StatisticsTo::of(binding, free)).with(geometry)
+    }
 }
 
 /// The maps that a convolution makes.
@@ -117,16 +160,15 @@ pub(super) struct Size {
 }
 
 impl Size {
+    fn of(result: Shape) -> Size {
+        let (batch, channels, rows, columns) = maps(result);
+        Size { batch, area: rows * columns, lanes: padded(channels) }
+    }
+
     /// How many tiles of so many pixels, each of one sample, by so many lanes.
     pub fn tiles(self, pixels: usize, lanes: usize) -> (usize, usize) {
         (self.batch * self.area.div_ceil(pixels), self.lanes.div_ceil(lanes))
     }
-}
-
-/// The arguments behind a convolution's operands; `free` is where its workspace has room for statistics.
-pub(super) fn with_results(launch: Launch, binding: &Binding<'_>, free: Address, geometry: Geometry) -> Launch {
-    let launch = launch.with(binding.bias()).with(binding.outputs[0].address);
-    launch.with(i32::from(binding.epilogue.relu)).with(StatisticsTo::of(binding, free)).with(geometry)
 }
 
 /// Into how many parts the pixels of cotangents are cut.
@@ -150,14 +192,14 @@ pub(super) fn filter_grad_workspace(op: &ConvFilterGrad, inputs: &[Shape]) -> us
 pub(super) fn filter_grad(op: &ConvFilterGrad, binding: &Binding<'_>) -> Vec<Launch> {
     let (x, dy) = (binding.input_shapes[0], binding.input_shapes[1]);
     let geometry = Geometry::new(&op.conv, x, dy, (op.kernel_height, op.kernel_width));
-    if binding.precision != Precision::Float32 {
+    if binding.choices.precision != Precision::Float32 {
         return tensor_conv::filter_grad(op, binding, geometry);
     }
     let tiles = |shape: Shape| padded(maps(shape).1).div_ceil(TILE);
     let grid = [tiles(x) * tiles(dy), op.kernel_height * op.kernel_width, parts(dy)].map(|count| count as u32);
     let launch = Launch::new("conv_filter_grad", grid, [THREADS, 1, 1]);
     let launch = launch.with(binding.inputs[0].address).with(binding.inputs[1].address);
-    let workspace = binding.workspace.address;
+    let workspace = binding.workspace;
     in_parts(binding, workspace, dy, |parts, pixels| launch.clone().with(parts).with_int(pixels).with(geometry))
 }
 

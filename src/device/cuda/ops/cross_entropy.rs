@@ -17,7 +17,7 @@ pub(super) fn workspace(shape: Shape) -> usize {
 }
 
 pub(super) fn forward(binding: &Binding<'_>) -> Vec<Launch> {
-    let (pixels, parts) = (pixels(binding.input_shapes[0]), binding.workspace.address);
+    let (pixels, parts) = (pixels(binding.input_shapes[0]), binding.workspace);
     let blocks = pixels.div_ceil(BLOCK);
     let [x, y] = [0, 1].map(|input| binding.inputs[input].address);
     let sums = Launch::new("cross_entropy_parts", [blocks as u32, 1, 1], [THREADS, 1, 1]);

@@ -27,7 +27,7 @@ pub(super) fn add(binding: &Binding<'_>) -> Vec<Launch> {
 }
 
 pub(super) fn relu(binding: &Binding<'_>) -> Vec<Launch> {
-    vec![map("relu", binding)]
+    vec![map(if binding.epilogue.residual.is_some() { "relu_residual" } else { "relu" }, binding)]
 }
 
 pub(super) fn relu_grad(binding: &Binding<'_>) -> Vec<Launch> {

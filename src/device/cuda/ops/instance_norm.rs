@@ -2,10 +2,10 @@
 
 use super::super::driver::{Address, Launch};
 use super::columns::Columns;
+use super::finish::Finish;
 use super::{Binding, THREADS};
 use crate::graph::Shape;
 use crate::ops::InstanceNorm;
-use crate::program::Epilogue;
 
 /// Numbers that a thread of the last forward pass owns.
 const NUMBERS: usize = 4;
@@ -25,7 +25,7 @@ pub(super) fn grad_workspace(shape: Shape) -> usize {
 pub(super) fn forward(op: &InstanceNorm, binding: &Binding<'_>) -> Vec<Launch> {
     let columns = Columns::of(binding.input_shapes[0]);
     let [x, gamma, beta] = [0, 1, 2].map(|input| binding.inputs[input].address);
-    let (statistics, bands) = (binding.outputs[1].address, binding.workspace.address);
+    let (statistics, bands) = (binding.outputs[1].address, binding.workspace);
     let partial = columns.launch("instance_norm_bands").with(x).with(bands);
     let merge = Launch::of_threads("instance_norm_merge", columns.batch * columns.lanes, THREADS);
     let merge = merge.with(x).with(bands).with(statistics).with_int(columns.batch).with_int(columns.area);
@@ -45,27 +45,16 @@ pub(super) fn normalise(binding: &Binding<'_>) -> Vec<Launch> {
 fn apply([x, statistics, gamma, beta]: [Address; 4], binding: &Binding<'_>) -> Launch {
     let (columns, y) = (Columns::of(binding.input_shapes[0]), binding.outputs[0]);
     let quads = y.len / NUMBERS;
-    let launch = Launch::of_threads(apply_kernel(binding.epilogue), quads, THREADS).with(x).with(statistics);
-    // Kernels without a residual do not read it, but every pointer is a live one.
-    let residual = binding.residual().map_or(x, |operand| operand.address);
-    let launch = launch.with(gamma).with(beta).with(residual).with(y.address);
+    let launch = Launch::of_threads("instance_norm_apply", quads, THREADS).with(x).with(statistics);
+    let launch = launch.with(Finish::of(binding).with_norm(gamma, beta)).with(y.address);
     launch.with_int(quads).with_int(columns.area).with_int(columns.lanes)
-}
-
-fn apply_kernel(epilogue: Epilogue) -> &'static str {
-    match (epilogue.residual, epilogue.relu) {
-        (false, false) => "instance_norm_apply",
-        (false, true) => "instance_norm_apply_relu",
-        (true, false) => "instance_norm_apply_residual",
-        (true, true) => "instance_norm_apply_residual_relu",
-    }
 }
 
 pub(super) fn grad(binding: &Binding<'_>) -> Vec<Launch> {
     let columns = Columns::of(binding.input_shapes[0]);
     let [x, statistics, gamma, dy] = [0, 1, 2, 3].map(|input| binding.inputs[input].address);
     let [dx, dgamma, dbeta] = [0, 1, 2].map(|output| binding.outputs[output].address);
-    let bands = binding.workspace.address;
+    let bands = binding.workspace;
     let totals = bands.after(workspace(binding.input_shapes[0]));
     let partial = columns.launch("instance_norm_grad_bands").with(x).with(statistics).with(dy).with(bands);
     let merge = Launch::of_threads("instance_norm_grad_merge", columns.lanes, THREADS).with(bands).with(totals);

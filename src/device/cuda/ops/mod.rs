@@ -7,8 +7,10 @@ mod columns;
 mod conv;
 mod cross_entropy;
 mod elementwise;
+mod finish;
 mod instance_norm;
 mod max_pool;
+mod multi_kernel_pooling;
 mod resize;
 mod soft_dice;
 mod statistics;
@@ -19,11 +21,11 @@ mod tensor_conv;
 pub use tensor_conv::Tile;
 pub(super) use tensor_conv::{a_kernel, architecture};
 
-use super::driver::{Address, Launch};
+use super::driver::{Address, Driver, Launch};
 use crate::device::Precision;
 use crate::graph::Shape;
 use crate::ops::Op;
-use crate::program::{Epilogue, Step};
+use crate::program::{Epilogue, Residual, Step};
 
 /// Threads of a block wherever a thread owns one number, as the kernels' `THREADS`.
 const THREADS: u32 = 256;
@@ -33,52 +35,100 @@ const THREADS: u32 = 256;
 pub(super) struct Operand {
     pub address: Address,
     pub len: usize,
+    /// Whether the numbers are those of products already, of 16 bits each.
+    pub is_half: bool,
+}
+
+/// What decides how convolutions are cut into blocks.
+#[derive(Clone, Copy)]
+pub(super) struct Choices<'a> {
+    pub driver: &'a dyn Driver,
+    /// What they multiply in.
+    pub precision: Precision,
+    /// Their tile on tensor cores, where it is not chosen by their size.
+    pub tile: Option<Tile>,
 }
 
 /// A step's operator with the memory of its operands.
-#[derive(Debug)]
 pub(super) struct Binding<'a> {
     pub op: &'a Op,
     pub epilogue: Epilogue,
-    /// What convolutions multiply in.
-    pub precision: Precision,
-    /// The tile of convolutions on tensor cores, where it is not chosen by their size.
-    pub tile: Option<Tile>,
+    pub choices: Choices<'a>,
     pub input_shapes: Vec<Shape>,
     pub output_shapes: Vec<Shape>,
-    /// The operator's inputs, then the residual if the epilogue has one.
+    /// The operator's inputs, then gamma and beta if the epilogue has a norm, then the residual if it has one.
     pub inputs: Vec<Operand>,
     pub outputs: Vec<Operand>,
-    pub workspace: Operand,
-    /// As many as [`counters`] says, all 0 before and after each launch.
+    pub workspace: Address,
+    /// As many as [`counters`] says, all 0 before the first launch.
     pub counters: Address,
 }
 
 impl Binding<'_> {
+    /// How many of the inputs are the operator's.
+    fn operands(&self) -> usize {
+        self.inputs.len() - self.epilogue.inputs()
+    }
+
+    /// Gamma and beta, if the epilogue has a norm.
+    fn norm(&self) -> Option<[Address; 2]> {
+        let first = self.operands();
+        self.epilogue.norm.map(|_| [first, first + 1].map(|input| self.inputs[input].address))
+    }
+
     /// The residual, if the epilogue adds one.
-    fn residual(&self) -> Option<Operand> {
-        if self.epilogue.residual { self.inputs.last().copied() } else { None }
+    fn residual(&self) -> Option<Address> {
+        self.epilogue.residual.and(self.inputs.last().map(|operand| operand.address))
     }
 
-    /// The third input of a convolution, or null. No convolution takes a residual, so it can be nothing else.
+    /// The third input of a convolution, or null.
     fn bias(&self) -> Address {
-        self.inputs.get(2).map_or(Address(0), |operand| operand.address)
+        self.inputs[..self.operands()].get(2).map_or(Address(0), |operand| operand.address)
     }
 }
 
-/// Whether an operator's kernels can take the statistics of what they write.
-pub(super) fn takes_statistics(op: &Op) -> bool {
-    matches!(op, Op::Conv(_) | Op::TransposedConv(_))
+/// Whether an operator's kernels do what an epilogue asks for with a result of this shape.
+pub(super) fn folds(op: &Op, result: Shape, epilogue: &Epilogue, choices: Choices<'_>) -> bool {
+    let Epilogue { norm, residual, relu, sigmoid, statistics } = *epilogue;
+    let is_plain = norm.is_none() && statistics.is_none() && !sigmoid;
+    // Statistics are those of the sums, residuals are added later; kernels have ReLU or a sigmoid.
+    let convolves = |direction| {
+        (statistics.is_none() || (residual.is_none() && !sigmoid))
+            && !(relu && sigmoid)
+            && (norm.is_none() || conv::can_normalise(direction, result, choices))
+    };
+    match op {
+        Op::Conv(_) => convolves(conv::Direction::Forward),
+        Op::TransposedConv(_) => convolves(conv::Direction::Backward),
+        Op::InstanceNorm(_) | Op::Normalise(_) => is_plain,
+        Op::TemporalConv(_) | Op::Add(_) => is_plain && residual.is_none(),
+        Op::Relu(_) => is_plain && !relu && residual == Some(Residual::BeforeRelu),
+        _ => false,
+    }
 }
 
-/// 32-bit counters that a step needs for itself, through which its blocks tell each other that they are done.
+/// Whether there is a kernel for an operator that stands for several nodes of a graph.
+pub(super) fn has_step(op: &Op, choices: Choices<'_>) -> bool {
+    matches!(op, Op::MultiKernelPooling(op) if multi_kernel_pooling::is_possible(op, choices))
+}
+
+/// Whether an operator needs its input number `input` only as an operand of products, and its shape is a filter's.
+pub(super) fn multiplies(op: &Op, input: usize) -> bool {
+    input == 1 && matches!(op, Op::Conv(_) | Op::ConvInputGrad(_) | Op::TransposedConv(_))
+}
+
+/// 32-bit counters that a step needs for itself, through which its blocks tell each other what they have done.
 pub(super) fn counters(step: &Step, outputs: &[Shape]) -> usize {
-    if step.epilogue.statistics.is_some() { statistics::counters(outputs[0]) } else { 0 }
+    match step.op {
+        Op::MultiKernelPooling(_) => multi_kernel_pooling::COUNTERS,
+        _ if statistics::epsilon(&step.epilogue).is_some() => statistics::counters(outputs[0]),
+        _ => 0,
+    }
 }
 
 /// Numbers of scratch memory a step needs.
 pub(super) fn workspace(step: &Step, inputs: &[Shape], outputs: &[Shape], precision: Precision) -> usize {
-    let taken = step.epilogue.statistics.map_or(0, |_| statistics::workspace(outputs[0]));
+    let taken = statistics::epsilon(&step.epilogue).map_or(0, |_| statistics::workspace(outputs[0]));
     taken + operator_workspace(&step.op, inputs, precision)
 }
 
@@ -91,6 +141,7 @@ fn operator_workspace(op: &Op, inputs: &[Shape], precision: Precision) -> usize 
         Op::InstanceNorm(_) => instance_norm::workspace(inputs[0]),
         Op::InstanceNormGrad(_) => instance_norm::grad_workspace(inputs[0]),
         Op::CrossEntropy(_) => cross_entropy::workspace(inputs[0]),
+        Op::MultiKernelPooling(op) => multi_kernel_pooling::workspace(op, inputs[0]),
         Op::SumOfSquares(_) => sums::sum_of_squares_workspace(inputs),
         _ => 0,
     }
@@ -115,6 +166,7 @@ pub(super) fn bind(binding: &Binding<'_>) -> Vec<Launch> {
         Op::ChannelSlice(op) => channels::slice(op, binding),
         Op::MaxPool(op) => max_pool::forward(op, binding),
         Op::MaxPoolGrad(op) => max_pool::grad(&op.pool, binding),
+        Op::MultiKernelPooling(op) => multi_kernel_pooling::launches(op, binding),
         Op::Resize(_) => resize::forward(binding),
         Op::ResizeGrad(_) => resize::grad(binding),
         Op::InstanceNorm(op) => instance_norm::forward(op, binding),

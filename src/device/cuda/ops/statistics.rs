@@ -4,6 +4,7 @@ use super::super::driver::Address;
 use super::{Binding, maps};
 use crate::device::layout::padded;
 use crate::graph::Shape;
+use crate::program::Epilogue;
 use bytemuck::NoUninit;
 
 /// Tiles of a group, as the kernels' `GROUP`.
@@ -28,13 +29,18 @@ impl StatisticsTo {
     /// Where those of a binding's result go, with scratch memory at `parts`; nowhere if its epilogue takes none.
     pub fn of(binding: &Binding<'_>, parts: Address) -> StatisticsTo {
         let nowhere = Address(0);
-        let Some(epsilon) = binding.epilogue.statistics else {
+        let Some(epsilon) = epsilon(&binding.epilogue) else {
             return StatisticsTo { statistics: nowhere, parts: nowhere, counters: nowhere, channels: 0, epsilon: 0.0 };
         };
         let (_, channels, _, _) = maps(binding.output_shapes[0]);
         let statistics = binding.outputs[1].address;
         StatisticsTo { statistics, parts, counters: binding.counters, channels: channels as i32, epsilon }
     }
+}
+
+/// The epsilon of the statistics that a convolution takes, for a norm of its own or one that follows.
+pub(super) fn epsilon(epilogue: &Epilogue) -> Option<f32> {
+    epilogue.norm.or(epilogue.statistics)
 }
 
 /// Tiles and groups of a sample, at most.
@@ -50,8 +56,8 @@ pub(super) fn workspace(result: Shape) -> usize {
     2 * batch * (tiles + groups) * padded(channels)
 }
 
-/// Counters: for each block of lanes of each sample one for each group, and one for them all.
+/// Counters: for each block of lanes of each sample one for each group, one for them all, and one of launches.
 pub(super) fn counters(result: Shape) -> usize {
     let ((batch, channels, _, _), (_, groups)) = (maps(result), parts(result));
-    batch * padded(channels).div_ceil(LEAST_LANES) * (groups + 1)
+    batch * padded(channels).div_ceil(LEAST_LANES) * (groups + 2)
 }

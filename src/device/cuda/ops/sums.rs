@@ -16,7 +16,7 @@ pub(super) fn channel_sum_workspace(shape: Shape) -> usize {
 
 pub(super) fn channel_sum(binding: &Binding<'_>) -> Vec<Launch> {
     let columns = Columns::of_one_sample(binding.input_shapes[0]);
-    let bands = binding.workspace.address;
+    let bands = binding.workspace;
     let partial = columns.launch("channel_sum_bands").with(binding.inputs[0].address).with(bands);
     let merge = Launch::of_threads("channel_sum_merge", columns.lanes, THREADS);
     vec![
@@ -33,13 +33,13 @@ pub(super) fn sum_of_squares_workspace(inputs: &[Shape]) -> usize {
 pub(super) fn sum_of_squares(binding: &Binding<'_>) -> Vec<Launch> {
     let mut parts = 0;
     let mut launches = Vec::new();
-    for &Operand { address, len } in &binding.inputs {
+    for &Operand { address, len, .. } in &binding.inputs {
         let blocks = len.div_ceil(BLOCK);
         let launch = Launch::new("square_sum_parts", [blocks as u32, 1, 1], [THREADS, 1, 1]);
-        launches.push(launch.with(address).with(binding.workspace.address.after(parts)).with_int(len));
+        launches.push(launch.with(address).with(binding.workspace.after(parts)).with_int(len));
         parts += blocks;
     }
     let merge = Launch::new("square_sum_merge", [1, 1, 1], [THREADS, 1, 1]);
-    launches.push(merge.with(binding.workspace.address).with(binding.outputs[0].address).with_int(parts));
+    launches.push(merge.with(binding.workspace).with(binding.outputs[0].address).with_int(parts));
     launches
 }

@@ -70,7 +70,5 @@ pub(super) fn filter_grad(binding: &Binding<'_>) -> Vec<Launch> {
     let grid = [parts(dy), padded(maps(dy).1) / LANES, planes(window) * TAPS].map(|count| count as u32);
     let launch = Launch::new("temporal_conv_filter_grad", grid, [THREADS, 1, 1]);
     let launch = launch.with(binding.inputs[0].address).with(binding.inputs[1].address);
-    in_parts(binding, binding.workspace.address, dy, |parts, pixels| {
-        launch.clone().with(parts).with_int(pixels).with(sizes)
-    })
+    in_parts(binding, binding.workspace, dy, |parts, pixels| launch.clone().with(parts).with_int(pixels).with(sizes))
 }

@@ -1,18 +1,18 @@
 //! Launches of the convolutions on tensor cores, see `kernels/tensor_conv.cuh`.
 //!
-//! Values stay float32: operands of 16 bits are made in the workspace before each product, first the maps that are
-//! read, then the filter or the cotangent.
+//! Values stay float32, but for filters that do not change; other operands of 16 bits are made in the workspace before
+//! each product, first the maps that are read, then the filter or the cotangent.
 
 use super::super::driver::{Address, Launch};
-use super::conv::{Direction, Geometry, Size, in_parts, parts, with_results};
-use super::{Binding, THREADS, maps};
+use super::conv::{Cut, Direction, Geometry, Size, in_parts, parts};
+use super::{Binding, THREADS as THREADS_OF_NUMBERS, maps};
 use crate::device::Precision;
 use crate::device::layout::{padded, storage};
 use crate::graph::Shape;
 use crate::ops::ConvFilterGrad;
 
 /// Threads of a block, as the kernels' `THREADS`.
-const TENSOR_THREADS: u32 = 128;
+pub(super) const THREADS: u32 = 128;
 
 /// A larger tile does more products for each number it copies, but is of use only where there are blocks for all of
 /// the multiprocessors; these are those of an H100 or H200.
@@ -52,12 +52,17 @@ impl Tile {
     const SMALLEST: Tile = Tile::ALL[2];
 
     /// The largest tile that wastes no half of itself and leaves no multiprocessor idle, else the smallest.
-    fn of_convolution(size: Size) -> Tile {
+    pub(super) fn of_convolution(size: Size) -> Tile {
         let fits = |tile: &Tile| {
-            let (down, across) = size.tiles(tile.rows, tile.columns);
+            let (down, across) = tile.count(size);
             size.lanes > tile.columns / 2 && down * across >= LEAST_BLOCKS
         };
         Tile::ALL.into_iter().find(fits).unwrap_or(Tile::SMALLEST)
+    }
+
+    /// How many of pixels there are, by how many of lanes.
+    pub(super) fn count(self, size: Size) -> (usize, usize) {
+        size.tiles(self.rows, self.columns)
     }
 
     /// The tile of a filter gradient with this many output lanes.
@@ -100,32 +105,36 @@ pub(super) fn workspace(inputs: &[Shape], precision: Precision) -> usize {
 /// The launches that make the operands, where those lie, and the workspace behind them.
 fn operands(binding: &Binding<'_>) -> (Vec<Launch>, [Address; 2], Address) {
     let given = [binding.inputs[0], binding.inputs[1]];
-    let mut free = binding.workspace.address;
-    let Some(kernel) = conversion(binding.precision) else {
+    let mut free = binding.workspace;
+    let Some(kernel) = conversion(binding.choices.precision) else {
         return (Vec::new(), given.map(|operand| operand.address), free);
     };
     let mut launches = Vec::new();
     let addresses = given.map(|operand| {
+        if operand.is_half {
+            return operand.address;
+        }
         let to = free;
         free = free.after(operand.len / 2);
-        let launch = Launch::of_threads(kernel, operand.len / 4, THREADS).with(operand.address);
+        let launch = Launch::of_threads(kernel, operand.len / 4, THREADS_OF_NUMBERS).with(operand.address);
         launches.push(launch.with(to).with_int(operand.len));
         to
     });
     (launches, addresses, free)
 }
 
-/// The launches of a convolution with a result of `size`.
-pub(super) fn convolve(direction: Direction, binding: &Binding<'_>, size: Size, geometry: Geometry) -> Vec<Launch> {
-    let tile = binding.tile.unwrap_or_else(|| Tile::of_convolution(size));
-    let kernel = match direction {
-        Direction::Forward => kernel!("conv", binding.precision, tile, [128 x 64, 64 x 64, 64 x 32]),
-        Direction::Backward => kernel!("conv_backward", binding.precision, tile, [128 x 64, 64 x 64, 64 x 32]),
-    };
-    let (down, across) = size.tiles(tile.rows, tile.columns);
-    let (mut launches, [source, filter], free) = operands(binding);
-    let launch = Launch::new(kernel, [down as u32, across as u32, 1], [TENSOR_THREADS, 1, 1]);
-    launches.push(with_results(launch.with(source).with(filter), binding, free, geometry));
+/// The kernel of a convolution in a precision with a tile.
+pub(super) fn kernel(direction: Direction, precision: Precision, tile: Tile) -> &'static str {
+    match direction {
+        Direction::Forward => kernel!("conv", precision, tile, [128 x 64, 64 x 64, 64 x 32]),
+        Direction::Backward => kernel!("conv_backward", precision, tile, [128 x 64, 64 x 64, 64 x 32]),
+    }
+}
+
+/// The launches of a convolution.
+pub(super) fn convolve(cut: Cut, binding: &Binding<'_>, geometry: Geometry) -> Vec<Launch> {
+    let (mut launches, operands, free) = operands(binding);
+    launches.push(cut.launch(operands, binding, free, geometry));
     launches
 }
 
@@ -133,12 +142,13 @@ pub(super) fn convolve(direction: Direction, binding: &Binding<'_>, size: Size, 
 pub(super) fn filter_grad(op: &ConvFilterGrad, binding: &Binding<'_>, geometry: Geometry) -> Vec<Launch> {
     let cotangent = binding.input_shapes[1];
     let [inputs, outputs] = [0, 1].map(|i| padded(maps(binding.input_shapes[i]).1));
-    let tile = binding.tile.filter(|tile| *tile != Tile::ALL[0]).unwrap_or_else(|| Tile::of_filter_grad(outputs));
-    let kernel = kernel!("conv_filter_grad", binding.precision, tile, [64 x 64, 64 x 32]);
+    let tile =
+        binding.choices.tile.filter(|tile| *tile != Tile::ALL[0]).unwrap_or_else(|| Tile::of_filter_grad(outputs));
+    let kernel = kernel!("conv_filter_grad", binding.choices.precision, tile, [64 x 64, 64 x 32]);
     let tiles = inputs.div_ceil(tile.rows) * outputs.div_ceil(tile.columns);
     let grid = [tiles, op.kernel_height * op.kernel_width, parts(cotangent)].map(|count| count as u32);
     let (mut launches, [x, dy], free) = operands(binding);
-    let launch = Launch::new(kernel, grid, [TENSOR_THREADS, 1, 1]).with(x).with(dy);
+    let launch = Launch::new(kernel, grid, [THREADS, 1, 1]).with(x).with(dy);
     let products = |parts, pixels| launch.clone().with(parts).with_int(pixels).with(geometry);
     launches.extend(in_parts(binding, free, cotangent, products));
     launches

@@ -1,0 +1,171 @@
+//! The CUDA kernels on the emulated GPU: every operator's cases under hostile schedules, and, in the other files, the
+//! emulator itself.
+#![cfg(feature = "emulator")]
+
+#[cfg(coronet_address)]
+mod address;
+#[cfg(coronet_checked)]
+mod checked;
+mod emulator;
+
+use coronet::device::cuda::{Architecture, CudaDevice, EmulatedDriver, Schedule, Tile};
+use coronet::device::{Device, Precision};
+#[cfg(not(coronet_checked))]
+use coronet::ops::Fit;
+use coronet::ops::{Case, Op, all_cases};
+#[cfg(not(coronet_checked))]
+use coronet::verify::layer_cases;
+use coronet::verify::{Check, Finding, verify_all};
+#[cfg(not(coronet_checked))]
+use std::collections::BTreeSet;
+
+/// The precisions of tensor cores.
+const ROUNDED: [Precision; 3] = [Precision::Tf32, Precision::Float16, Precision::BFloat16];
+
+fn device(schedule: Schedule) -> CudaDevice {
+    CudaDevice::new(EmulatedDriver::new(schedule))
+}
+
+#[cfg(not(coronet_checked))] // the checked build counts traffic meanwhile
+#[test]
+fn kernels_agree_with_the_reference_on_every_case() {
+    assert_agreement(all_cases().into_iter().map(Check::Results), &device(Schedule::ALL[0]));
+}
+
+#[cfg(not(coronet_checked))] // as above
+#[test]
+fn tensor_cores_agree_with_the_reference_on_every_convolution_and_no_tile_is_left_out() {
+    let checks = convolutions().into_iter().flat_map(|case| ROUNDED.map(|p| Check::Rounded(case.clone(), p)));
+    let findings = assert_agreement(checks, &device(Schedule::ALL[0]));
+    let kernels: BTreeSet<&str> = findings.iter().flat_map(|f| f.verdict.as_ref().unwrap().kernels.clone()).collect();
+    for precision in ROUNDED {
+        for (family, tile) in ["conv", "conv_backward", "conv_filter_grad"].into_iter().flat_map(with_tiles) {
+            assert!(
+                kernels.contains(&*format!("{family}_{precision}_{tile}")),
+                "{family} {precision} {tile}: {kernels:?}"
+            );
+        }
+    }
+}
+
+/// The tiles that a family of kernels has.
+#[cfg(not(coronet_checked))]
+fn with_tiles(family: &str) -> Vec<(&str, &'static str)> {
+    let largest = (family != "conv_filter_grad").then_some("128x64");
+    largest.into_iter().chain(["64x64", "64x32"]).map(|tile| (family, tile)).collect()
+}
+
+#[cfg(not(coronet_checked))] // the checked build would take minutes
+#[test]
+fn kernels_agree_with_the_reference_on_every_layer_of_the_network() {
+    assert_agreement(layer_cases().unwrap().into_iter().map(Check::Results), &device(Schedule::ALL[0]));
+}
+
+#[cfg(not(coronet_checked))] // as above
+#[test]
+fn tensor_cores_agree_with_the_reference_on_every_layer_of_the_network() {
+    // Whole numbers: what can go wrong with rounded ones does not depend on the layer, and they take twice as long.
+    let exact = layer_cases().unwrap().into_iter().filter(|case| case.fit == Fit::Exact && is_convolution(case));
+    let checks = exact.flat_map(|case| ROUNDED.map(|precision| Check::Rounded(case.clone(), precision)));
+    assert_agreement(checks, &device(Schedule::ALL[1]));
+}
+
+fn assert_agreement(checks: impl Iterator<Item = Check>, device: &CudaDevice) -> Vec<Finding> {
+    let checks: Vec<Check> = checks.collect();
+    let findings = verify_all(&checks, device, 1, &|_| true).unwrap();
+    let failures: Vec<String> = findings.iter().filter(|f| !f.passed()).map(|f| format!("{f:?}")).collect();
+    println!("{} checks", checks.len());
+    assert!(!checks.is_empty() && failures.is_empty(), "{}", failures.join("\n"));
+    findings
+}
+
+/// Whether tensor cores can compute it.
+fn is_convolution(case: &Case) -> bool {
+    matches!(case.op, Op::Conv(_) | Op::ConvInputGrad(_) | Op::ConvFilterGrad(_) | Op::TransposedConv(_))
+}
+
+fn convolutions() -> Vec<Case> {
+    all_cases().into_iter().filter(is_convolution).collect()
+}
+
+/// Every result of a case as bits.
+#[cfg(not(coronet_checked))]
+fn bits(case: &Case, device: &dyn Device) -> Vec<u32> {
+    let (results, _) = Check::Results(case.clone()).results(device, 2).unwrap();
+    results.into_iter().flat_map(|result| result.into_data()).map(f32::to_bits).collect()
+}
+
+#[cfg(not(coronet_checked))] // as above
+#[test]
+fn results_have_the_same_bits_under_every_schedule() {
+    let [first, others @ ..] = Schedule::ALL.map(device);
+    for case in all_cases() {
+        let expected = bits(&case, &first);
+        for (index, other) in others.iter().enumerate() {
+            assert!(expected == bits(&case, other), "{case}: schedule {} differs", index + 1);
+        }
+    }
+}
+
+#[cfg(not(coronet_checked))] // as above
+#[test]
+fn tensor_cores_give_the_same_bits_under_every_schedule_and_with_every_tile() {
+    for precision in ROUNDED {
+        let [first, others @ ..] =
+            [0, 1, 2].map(|i| device(Schedule::ALL[i]).with_tile(Tile::ALL[i]).with_precision(precision).unwrap());
+        // Statistics are merged tile by tile, so their bits depend on it.
+        let differ = |case: &&Case| case.fit != Fit::Exact && !case.has_norm();
+        for case in convolutions().iter().filter(differ) {
+            let expected = bits(case, &*first);
+            for (index, other) in others.iter().enumerate() {
+                assert!(expected == bits(case, &**other), "{case} in {precision}: schedule {} differs", index + 1);
+            }
+        }
+    }
+}
+
+#[test]
+fn tensor_cores_take_the_right_statistics_with_every_tile() {
+    for tile in Tile::ALL {
+        let cases = convolutions().into_iter().filter(Case::has_norm);
+        let checks = cases.flat_map(|case| ROUNDED.map(|precision| Check::Rounded(case.clone(), precision)));
+        assert_agreement(checks, &device(Schedule::ALL[2]).with_tile(tile));
+    }
+}
+
+#[cfg(not(coronet_checked))] // as above
+#[test]
+fn the_paths_of_all_architectures_give_the_same_bits() {
+    let [old, middle, new] =
+        Architecture::ALL.map(|of| CudaDevice::new(EmulatedDriver::of(of, Schedule::ALL[of as usize % 3])));
+    for (precision, device) in ROUNDED.iter().zip([&middle, &old, &middle]) {
+        assert!(device.precisions().contains(precision));
+    }
+    assert_eq!(old.precisions(), [Precision::Float32, Precision::Float16]);
+    for precision in new.precisions() {
+        let at = |device: &CudaDevice| device.with_precision(precision).unwrap();
+        for case in convolutions().iter().filter(|case| case.fit != Fit::Exact) {
+            let expected = bits(case, &*at(&middle));
+            assert!(expected == bits(case, &*at(&new)), "{case} in {precision}");
+            assert!(!old.precisions().contains(&precision) || expected == bits(case, &*at(&old)), "{case}");
+        }
+    }
+}
+
+#[test]
+fn a_precision_that_an_architecture_lacks_is_an_error_that_says_which_has_it() {
+    let turing = CudaDevice::new(EmulatedDriver::of(Architecture::Sm75, Schedule::ALL[0]));
+    let problem = turing.with_precision(Precision::BFloat16).err().unwrap().to_string();
+    assert_eq!(problem, "emulated GPU (sm_75), one thread cannot multiply in bfloat16: that needs sm_80 or newer");
+}
+
+#[test]
+fn the_race_that_the_documentation_plants_still_has_its_place() {
+    let page = include_str!("../../docs/kernels.md");
+    let plant = page.split("```diff\n").nth(1).unwrap().split("```").next().unwrap();
+    let hunk = plant.lines().skip_while(|line| !line.starts_with("@@")).skip(1);
+    let before: String =
+        hunk.filter_map(|line| line.strip_prefix([' ', '-'])).map(|line| format!("{line}\n")).collect();
+    assert!(before.lines().count() > 5);
+    assert_eq!(include_str!("../../kernels/conv.cu").matches(&before).count(), 1);
+}
