@@ -85,9 +85,9 @@ __device__ __forceinline__ int block_min(int number) {
     numbers[thread] = number;
     for (int half = THREADS / 2; half > 0; half /= 2) {
         __syncthreads();
-        if (thread < half) numbers[thread] = min(numbers[thread], numbers[thread + half]);
+        if (thread < half) numbers[thread] = number = min(number, numbers[thread + half]);
     }
-    return numbers[0];
+    return number;
 }
 
 }  // namespace
