@@ -122,8 +122,12 @@ def build_example(name: str) -> str:
     sys.exit(f"tools/{name}.rs could not be built; cargo says why above")
 
 
-def git(*arguments: str) -> str:
-    done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+def said(*command: str) -> str:
+    """What a command prints; nothing where it cannot, or is not there."""
+    try:
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    except OSError:
+        return ""
     return done.stdout.strip()
 
 
@@ -152,17 +156,20 @@ def versions(packages: Iterable[str]) -> dict[str, str]:
     """Of Python packages, Coronet, Python and the compiler."""
     found = {name: metadata.version(name) for name in packages}
     cargo = tomllib.loads((ROOT / "Cargo.toml").read_text())
-    rustc = subprocess.run(["rustc", "--version"], capture_output=True, text=True, check=False).stdout.strip()
-    return found | {"coronet": cargo["package"]["version"], "python": platform.python_version(), "rustc": rustc}
+    own = {"coronet": cargo["package"]["version"], "python": platform.python_version()}
+    return found | own | {"rustc": said("rustc", "--version")}
 
 
 def provenance(packages: Iterable[str], here: dict) -> dict:
-    """How a record begins: what ran, when and where. `here` is what `machine()` said before the start."""
+    """How a record begins: what ran, when and where. `here` is what `machine()` said before the start.
+
+    CORONET_COMMIT names the commit of programs that were carried to where there is no repository.
+    """
     return {
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "commit": git("rev-parse", "HEAD"),
-        "uncommitted_changes": bool(git("status", "--porcelain")),
+        "commit": os.environ.get("CORONET_COMMIT") or said("git", "rev-parse", "HEAD"),
+        "uncommitted_changes": bool(said("git", "status", "--porcelain")),
         "machine": here,
         "versions": versions(packages),
     }
