@@ -485,7 +485,8 @@ mod emulator {
 
     /// A file with each path it must be compiled for, or with none where all architectures share one.
     fn with_paths(file: &KernelFile) -> Vec<(&KernelFile, Option<u32>)> {
-        let differs = ["primitives.cuh", "tensor_conv.cuh"].iter().any(|header| file.text.contains(header));
+        let differs =
+            ["primitives.cuh", "tensor_conv.cuh", "patch_conv.cuh"].iter().any(|header| file.text.contains(header));
         if !differs {
             return vec![(file, None)];
         }

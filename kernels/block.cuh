@@ -13,6 +13,9 @@
 // `name` is an array of `count` in shared memory.
 #define SHARED_ARRAY(type, name, count) __shared__ type name[count]
 
+/// Orders what the thread has done in device memory before what it does there later, for all of the device.
+__device__ __forceinline__ void fence() { asm volatile("fence.acq_rel.gpu;" ::: "memory"); }
+
 /// What a number that blocks count by is now.
 __device__ __forceinline__ unsigned counter_now(const unsigned* address) {
     return *static_cast<const volatile unsigned*>(address);
@@ -27,6 +30,8 @@ __device__ __forceinline__ void wait_for_change(const unsigned* address, unsigne
 
 #include "emulator/cuda.h"
 
+__forceinline__ void fence() { __threadfence(); }
+
 #define SHARED_MEMORY(type, name) \
     type* name = static_cast<type*>(emulator::Multiprocessor::current().dynamic_shared())
 #define SHARED_ARRAY(type, name, count) \
@@ -40,6 +45,7 @@ constexpr unsigned WHOLE_WARP = 0xffffffffu;
 
 /// Four neighbouring numbers, the first at a multiple of 16 bytes.
 __device__ __forceinline__ float4 four(const float* from) { return *reinterpret_cast<const float4*>(from); }
+__device__ __forceinline__ void put(float* to, float4 numbers) { *reinterpret_cast<float4*>(to) = numbers; }
 
 /// Whether the block is the last of `count` to come to `counter`, and so may read what all of them have written.
 /// Every thread must call it.
@@ -48,9 +54,9 @@ __device__ __forceinline__ bool comes_last(unsigned* counter, int count) {
     bool is_last = false;
     if (threadIdx.x == 0) {
         unsigned last = static_cast<unsigned>(count - 1);
-        __threadfence();
+        fence();
         is_last = atomicInc(counter, last) == last;
-        __threadfence();
+        fence();
     }
     return __syncthreads_or(is_last);
 }
@@ -62,14 +68,14 @@ __device__ __forceinline__ void wait_for_all_blocks(unsigned* counters) {
     __syncthreads();  // the block has written all that others may read
     if (threadIdx.x == 0) {
         unsigned last = gridDim.x - 1, before = counter_now(counters + 1);
-        __threadfence();
+        fence();
         if (atomicInc(counters, last) == last) {
-            __threadfence();
+            fence();
             atomicInc(counters + 1, ~0u);
         } else {
             wait_for_change(counters + 1, before);
         }
-        __threadfence();
+        fence();
     }
     __syncthreads();
 }

@@ -140,8 +140,8 @@ __device__ __forceinline__ void convolve_tile(const PixelTile& tile, const float
     __syncthreads();  // the ring is read no more
     auto* scratch = reinterpret_cast<Moments*>(ring);
     Moments moments = tile_moments(sums, tile.count, scratch);
-    take_statistics<THREADS, TILE>(statistics, moments, tile.sample, tile.number, TILE, g.rows * g.columns, first_lane,
-                                   g.lanes, scratch);
+    take_statistics<THREADS, TILE>(statistics, moments, tile.sample, tile.number, pixel_tiles(TILE, g), first_lane, g.lanes,
+                                   scratch);
 }
 
 /// The block's tiles, and the norm that may follow.

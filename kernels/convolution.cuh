@@ -26,9 +26,14 @@ struct PixelTile {
     int first, count;
 };
 
+/// Tiles of `pixels` pixels in a sample.
+__device__ __forceinline__ int pixel_tiles(int pixels, const Geometry& g) {
+    return (g.rows * g.columns + pixels - 1) / pixels;
+}
+
 /// Tile `index` of tiles of `pixels` pixels.
 __device__ __forceinline__ PixelTile pixel_tile(int index, int pixels, const Geometry& g) {
-    int area = g.rows * g.columns, tiles = (area + pixels - 1) / pixels;
+    int area = g.rows * g.columns, tiles = pixel_tiles(pixels, g);
     int sample = index / tiles, number = index % tiles;
     return {sample, number, sample * area + number * pixels, min(pixels, area - number * pixels)};
 }
@@ -70,7 +75,7 @@ __device__ __forceinline__ void finish_tile(const Finish& finish, const float* s
         int at = (tile.first + pixel) * lanes + lane;
         float4 numbers = four(y + at);
         if (finish.has_norm()) numbers = norm.of(numbers);
-        *reinterpret_cast<float4*>(y + at) = finished(numbers, finish, at, lane);
+        *reinterpret_cast<float4*>(y + at) = finished<float>(numbers, finish, at, lane);
     }
 }
 
@@ -80,10 +85,10 @@ __device__ __forceinline__ void finish_tile(const Finish& finish, const float* s
 template <int THREADS, int PIXELS, int COLUMNS, class Convolve>
 __device__ __forceinline__ void for_my_tiles(const Finish& finish, const StatisticsTo& to, float* y, const Geometry& g,
                                              Convolve convolve) {
-    int area = g.rows * g.columns, end = g.batch * ((area + PIXELS - 1) / PIXELS);
+    int tiles = pixel_tiles(PIXELS, g), end = g.batch * tiles;
     int start = static_cast<int>(blockIdx.x), step = static_cast<int>(gridDim.x);
     auto launches = [&](const PixelTile& tile) {
-        return StatisticsPlace::of(to, tile.sample, PIXELS, area, g.lanes).launches();
+        return StatisticsPlace::of(to, tile.sample, tiles, g.lanes).launches();
     };
     unsigned before = 0;
     // As often for every sample; and nobody can write those of the block's first tile before the block has.

@@ -3,7 +3,7 @@
 // A value is `length` numbers, padding lanes included. A thread owns four neighbours, read before any of them is
 // written, so that a result may lie over its operand. Where 0 does not map to 0, padding lanes are written as zeros.
 
-#include "block.cuh"
+#include "numbers.cuh"
 
 namespace {
 
@@ -68,6 +68,15 @@ __device__ __forceinline__ void map(const float* a, const float* b, float* y, in
 /// max(x, 0); NaN stays.
 __device__ __forceinline__ float rectified(float x) { return x < 0.0f ? 0.0f : x; }
 
+/// y[i] = max(x[i], 0) + residual[i]
+template <class Half>
+__device__ __forceinline__ void rectify_halves(const Half* x, const Half* residual, Half* y, int length) {
+    Quad quad = my_quad(length);
+    if (quad.count == 0) return;
+    float4 a = four(x + quad.first), b = four(residual + quad.first);
+    put(y + quad.first, make_float4(rectified(a.x) + b.x, rectified(a.y) + b.y, rectified(a.z) + b.z, rectified(a.w) + b.w));
+}
+
 }  // namespace
 
 /// y = a + b
@@ -89,6 +98,12 @@ extern "C" __global__ void __launch_bounds__(THREADS) relu(const float* x, float
 extern "C" __global__ void __launch_bounds__(THREADS)
     relu_residual(const float* x, const float* residual, float* y, int length) {
     map(x, residual, y, length, [](float x, float residual) { return rectified(x) + residual; });
+}
+
+/// As `relu_residual`, of float16; `length` is a multiple of 4.
+extern "C" __global__ void __launch_bounds__(THREADS)
+    relu_residual_float16(const Float16* x, const Float16* residual, Float16* y, int length) {
+    rectify_halves(x, residual, y, length);
 }
 
 /// dx = dy where y > 0, else 0

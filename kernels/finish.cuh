@@ -1,7 +1,7 @@
 // What convolutions and norms do to a result as they write it: an instance norm, a residual, ReLU or a sigmoid.
 #pragma once
 
-#include "block.cuh"
+#include "numbers.cuh"
 
 /// What becomes of a number and its residual: ReLU of their sum, or the residual added to ReLU, or the sum's sigmoid.
 enum Activation : int { NONE, RELU, RELU_THEN_RESIDUAL, SIGMOID };
@@ -10,8 +10,8 @@ struct Finish {
     /// Scale and shift of an instance norm, which comes first; null where there is none.
     const float* gamma;
     const float* beta;
-    /// What is added, laid out as the result; null where nothing is.
-    const float* residual;
+    /// What is added, laid out as the result and of the same kind of numbers; null where nothing is.
+    const void* residual;
     int activation;
     /// Lanes that are no padding.
     int channels;
@@ -27,33 +27,43 @@ struct Finish {
 /// max(x, 0) if wanted; NaN stays.
 __device__ __forceinline__ float rectified(float x, bool rectify) { return rectify && x < 0.0f ? 0.0f : x; }
 
-/// A number with its residual and activation; `exists` unless it is padding, which must stay 0.
-__device__ __forceinline__ float finished(float x, float residual, int activation, bool exists) {
-    x = rectified(x, activation == RELU_THEN_RESIDUAL) + residual;
-    if (activation == SIGMOID) return exists ? 1.0f / (1.0f + expf(-x)) : 0.0f;
-    return rectified(x, activation == RELU);
+/// x, and 0 for what is below `floor`, which is 0 or minus infinity; NaN stays.
+__device__ __forceinline__ float4 rectified(float4 x, float floor) {
+    return make_float4(x.x < floor ? 0.0f : x.x, x.y < floor ? 0.0f : x.y, x.z < floor ? 0.0f : x.z,
+                       x.w < floor ? 0.0f : x.w);
 }
 
-/// As above, of the four lanes from `lane` on that lie at `at`.
+/// 1 / (1 + exp(-x)), or 0 for a number that is padding.
+__device__ __forceinline__ float sigmoid(float x, bool exists) { return exists ? 1.0f / (1.0f + expf(-x)) : 0.0f; }
+
+/// Four numbers, of the lanes from `lane` on, with their residuals and activation. They lie at `at` in maps of numbers of one
+/// kind.
+template <class Number>
 __device__ __forceinline__ float4 finished(float4 x, const Finish& finish, int at, int lane) {
-    float4 other = finish.residual != nullptr ? four(finish.residual + at) : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
-    int kind = finish.activation, left = finish.channels - lane;
-    return make_float4(finished(x.x, other.x, kind, left > 0), finished(x.y, other.y, kind, left > 1),
-                       finished(x.z, other.z, kind, left > 2), finished(x.w, other.w, kind, left > 3));
+    float none = __uint_as_float(0xff800000u);
+    x = rectified(x, finish.activation == RELU_THEN_RESIDUAL ? 0.0f : none);
+    if (finish.residual != nullptr) {
+        float4 other = four(static_cast<const Number*>(finish.residual) + at);
+        x = make_float4(x.x + other.x, x.y + other.y, x.z + other.z, x.w + other.w);
+    }
+    if (finish.activation != SIGMOID) return rectified(x, finish.activation == RELU ? 0.0f : none);
+    int left = finish.channels - lane;
+    return make_float4(sigmoid(x.x, left > 0), sigmoid(x.y, left > 1), sigmoid(x.z, left > 2), sigmoid(x.w, left > 3));
 }
 
-/// The norm of four lanes of a sample: gamma (x - mean) r + beta.
+/// The norm of four lanes of a sample: (x - mean) (r gamma) + beta.
 struct QuadNorm {
-    float4 mean, r, gamma, beta;
+    float4 mean, factor, beta;
 
     /// That of the lanes from `lane` on; `statistics` are the sample's, [mean, r][lane].
     static __device__ __forceinline__ QuadNorm at(const float* statistics, const Finish& finish, int lane, int lanes) {
-        return {four(statistics + lane), four(statistics + lanes + lane), four(finish.gamma + lane),
+        float4 r = four(statistics + lanes + lane), gamma = four(finish.gamma + lane);
+        return {four(statistics + lane), make_float4(r.x * gamma.x, r.y * gamma.y, r.z * gamma.z, r.w * gamma.w),
                 four(finish.beta + lane)};
     }
 
     __device__ __forceinline__ float4 of(float4 x) const {
-        return make_float4(gamma.x * ((x.x - mean.x) * r.x) + beta.x, gamma.y * ((x.y - mean.y) * r.y) + beta.y,
-                           gamma.z * ((x.z - mean.z) * r.z) + beta.z, gamma.w * ((x.w - mean.w) * r.w) + beta.w);
+        return make_float4((x.x - mean.x) * factor.x + beta.x, (x.y - mean.y) * factor.y + beta.y,
+                           (x.z - mean.z) * factor.z + beta.z, (x.w - mean.w) * factor.w + beta.w);
     }
 };

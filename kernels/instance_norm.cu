@@ -56,7 +56,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
         float count = static_cast<float>(min(band_pixels, area - band * band_pixels));
         moments = merged(moments, {count, part[0], part[lanes]});
     }
-    float r = reciprocal_deviation(moments.m2, area, epsilon);
+    float r = reciprocal_deviation(moments.m2, moments.count, epsilon);
     statistics[2 * sample * lanes + lane] = x[sample * area * lanes + lane] + moments.mean;
     statistics[(2 * sample + 1) * lanes + lane] = lane < channels ? r : 0.0f;
 }
@@ -70,7 +70,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     int first = 4 * index, lane = first % lanes, sample = first / lanes / area;
     QuadNorm norm = QuadNorm::at(statistics + 2 * sample * lanes, finish, lane, lanes);
     float4 normed = norm.of(four(x + first));
-    *reinterpret_cast<float4*>(y + first) = finished(normed, finish, first, lane);
+    *reinterpret_cast<float4*>(y + first) = finished<float>(normed, finish, first, lane);
 }
 
 /// bands[sample][band][sum of dy, sum of dy (x - mean) r][lane]

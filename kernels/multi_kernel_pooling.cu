@@ -37,11 +37,12 @@ namespace {
 constexpr int THREADS = 128;
 
 /// sum over channels of weight times the largest of x in a cell, for the first thread. Every thread must call it.
-__device__ __forceinline__ float projected_cell(const float* x, const float* filter, const Pools& pools, int sample,
+template <class Number>
+__device__ __forceinline__ float projected_cell(const Number* x, const float* filter, const Pools& pools, int sample,
                                                 int top, int left, int kernel) {
     float sum = 0.0f;
     for (int lane = 4 * static_cast<int>(threadIdx.x); lane < pools.lanes; lane += 4 * THREADS) {
-        const float* first = x + ((sample * pools.height + top) * pools.width + left) * pools.lanes + lane;
+        const Number* first = x + ((sample * pools.height + top) * pools.width + left) * pools.lanes + lane;
         float4 most = four(first);
         for (int pixel = 1; pixel < kernel * kernel; pixel++) {
             float4 other = four(first + (pixel / kernel * pools.width + pixel % kernel) * pools.lanes);
@@ -55,14 +56,18 @@ __device__ __forceinline__ float projected_cell(const float* x, const float* fil
     return block_sum(sum);
 }
 
-}  // namespace
+/// What becomes of a number as it is written.
+__device__ __forceinline__ float kept(float number, float) { return number; }
+template <class Half>
+__device__ __forceinline__ Half kept(float number, Half) {
+    return to_half<Half>(number);
+}
+__device__ __forceinline__ float to_float(float number) { return number; }
 
-/// y[pixel] = (the pools' numbers, bias included, resized to the pixel; x[pixel]; zeros). `projected` is room for the pools'
-/// numbers, [sample][pool][row][column]; `counters` are two, the first 0; `bias` may be null. The blocks, which must all be
-/// there at once, share the cells, and then the numbers of y.
-extern "C" __global__ void __launch_bounds__(THREADS, 8)
-    multi_kernel_pooling(const float* x, const float* filter, const float* bias, float* y, float* projected,
-                         unsigned* counters, Pools pools) {
+/// The body of `multi_kernel_pooling`.
+template <class Number>
+__device__ __forceinline__ void pool_by_all_kernels(const Number* x, const float* filter, const float* bias, Number* y,
+                                                    float* projected, unsigned* counters, const Pools& pools) {
     int block = static_cast<int>(blockIdx.x), blocks = static_cast<int>(gridDim.x);
     int of_sample = pools.start(pools.count), area = pools.height * pools.width;
     for (int cell = block; cell < pools.batch * of_sample; cell += blocks) {
@@ -85,8 +90,26 @@ extern "C" __global__ void __launch_bounds__(THREADS, 8)
                                   taps(pixel % pools.width, columns, pools.width),
                                   [&](int row, int column) { return numbers[row * columns + column]; });
         } else if (channel < pools.channels) {
-            number = x[pixel * pools.lanes + channel];
+            number = to_float(x[pixel * pools.lanes + channel]);
         }
-        y[i] = number;
+        y[i] = kept(number, Number{});
     }
+}
+
+}  // namespace
+
+/// y[pixel] = (the pools' numbers, bias included, resized to the pixel; x[pixel]; zeros). `projected` is room for the pools'
+/// numbers, [sample][pool][row][column]; `counters` are two, the first 0; `bias` may be null. The blocks, which must all be
+/// there at once, share the cells, and then the numbers of y.
+extern "C" __global__ void __launch_bounds__(THREADS, 8)
+    multi_kernel_pooling(const float* x, const float* filter, const float* bias, float* y, float* projected,
+                         unsigned* counters, Pools pools) {
+    pool_by_all_kernels(x, filter, bias, y, projected, counters, pools);
+}
+
+/// As `multi_kernel_pooling`, of float16.
+extern "C" __global__ void __launch_bounds__(THREADS, 8)
+    multi_kernel_pooling_float16(const Float16* x, const float* filter, const float* bias, Float16* y, float* projected,
+                                 unsigned* counters, Pools pools) {
+    pool_by_all_kernels(x, filter, bias, y, projected, counters, pools);
 }

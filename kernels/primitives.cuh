@@ -87,6 +87,13 @@ __device__ __forceinline__ Float16 to_float16(float number) {
     return rounded;
 }
 
+/// The number that 16 bits stand for.
+__device__ __forceinline__ float to_float(Float16 number) {
+    float wide;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(wide) : "h"(number.bits));
+    return wide;
+}
+
 /// The bits of the nearest number that tensor cores tell apart, ties away from zero.
 __device__ __forceinline__ uint32_t rounded_to_tf32(uint32_t bits) {
     uint32_t rounded;
@@ -193,6 +200,7 @@ __forceinline__ void load_matrices_transposed(uint32_t (&registers)[4], const vo
 }
 
 __forceinline__ Float16 to_float16(float number) { return {emulator::float16_bits(number)}; }
+__forceinline__ float to_float(Float16 number) { return emulator::float16_number(number.bits); }
 __forceinline__ uint32_t rounded_to_tf32(uint32_t bits) { return emulator::rounded_to_tf32(bits); }
 
 inline emulator::Format format_of(Float16) { return emulator::Format::Float16; }
@@ -214,3 +222,40 @@ __device__ __forceinline__ BFloat16 to_bfloat16(float number) {
     if ((bits & 0x7fffffffu) > 0x7f800000u) return {static_cast<uint16_t>(bits >> 16 | 0x40u)};
     return {static_cast<uint16_t>((bits + 0x7fffu + (bits >> 16 & 1u)) >> 16)};
 }
+
+/// The number that 16 bits stand for.
+__device__ __forceinline__ float to_float(BFloat16 number) {
+    return __uint_as_float(static_cast<uint32_t>(number.bits) << 16);
+}
+
+/// The nearest number of a format of 16 bits.
+template <class Half>
+__device__ __forceinline__ Half to_half(float number);
+template <>
+__device__ __forceinline__ Float16 to_half<Float16>(float number) {
+    return to_float16(number);
+}
+template <>
+__device__ __forceinline__ BFloat16 to_half<BFloat16>(float number) {
+    return to_bfloat16(number);
+}
+
+/// Two such numbers, the first in the lower half.
+template <class Half>
+__device__ __forceinline__ uint32_t packed(float low, float high) {
+    return static_cast<uint32_t>(to_half<Half>(low).bits) | static_cast<uint32_t>(to_half<Half>(high).bits) << 16;
+}
+#if defined(__CUDACC__) && CORONET_ARCH >= 80
+template <>
+__device__ __forceinline__ uint32_t packed<Float16>(float low, float high) {
+    uint32_t both;
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(both) : "f"(high), "f"(low));
+    return both;
+}
+template <>
+__device__ __forceinline__ uint32_t packed<BFloat16>(float low, float high) {
+    uint32_t both;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(both) : "f"(high), "f"(low));
+    return both;
+}
+#endif

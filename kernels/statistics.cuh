@@ -19,8 +19,8 @@ __device__ __forceinline__ Moments merged(Moments a, Moments b) {
 }
 
 /// 1 / standard deviation, of `count` numbers.
-__device__ __forceinline__ float reciprocal_deviation(float m2, int count, float epsilon) {
-    return 1.0f / sqrtf(m2 / static_cast<float>(count) + epsilon);
+__device__ __forceinline__ float reciprocal_deviation(float m2, float count, float epsilon) {
+    return 1.0f / sqrtf(m2 / count + epsilon);
 }
 
 /// The moments of the first `count` of some numbers; none if it is 0 or less.
@@ -52,7 +52,7 @@ __device__ __forceinline__ Moments merged_with_lane(Moments mine, int distance) 
 struct StatisticsTo {
     /// [sample][mean, 1 / deviation][lane]; null where nobody asks for them.
     float* statistics;
-    /// [sample][tiles, then groups][mean, M2][lane].
+    /// [sample][tiles, then groups][count, mean, M2][lane].
     float* parts;
     /// [sample][block of lanes][groups, their sample, launches]: how many tiles of each group are there and how many groups,
     /// 0 before and after a launch, and how often the statistics have been written.
@@ -64,79 +64,106 @@ struct StatisticsTo {
 /// Tiles of a group.
 constexpr int GROUP = 32;
 
+/// The moments of some parts together, which differ little from each other.
+template <int N>
+__device__ __forceinline__ Moments merged_all(const Moments (&parts)[N]) {
+    float count = 0.0f, excess = 0.0f, m2 = 0.0f;
+#pragma unroll
+    for (int i = 0; i < N; i++) {
+        count += parts[i].count;
+        excess += parts[i].count * (parts[i].mean - parts[0].mean);
+    }
+    float mean = count > 0.0f ? parts[0].mean + excess / count : 0.0f;
+#pragma unroll
+    for (int i = 0; i < N; i++) {
+        float delta = parts[i].mean - mean;
+        m2 += parts[i].m2 + parts[i].count * delta * delta;
+    }
+    return {count, mean, m2};
+}
+
 /// Merges parts `first` to `end` for the first COLUMNS threads; `lane` is that of thread % COLUMNS, `exists` whether
-/// there is one. parts: [part][mean, M2][lane], each of `pixels` but the last of all, which has what is left of `area`.
-/// `rows` is room for THREADS in shared memory. Every thread of the block must call it.
+/// there is one. parts: [part][count, mean, M2][lane]. `rows` is room for THREADS in shared memory. Every thread of the
+/// block must call it.
 template <int THREADS, int COLUMNS>
-__device__ __forceinline__ Moments merged_parts(const float* parts, int first, int end, int pixels, int area, int lane,
-                                                int lanes, bool exists, Moments* rows) {
-    constexpr int ROWS = THREADS / COLUMNS;
+__device__ __forceinline__ Moments merged_parts(const float* parts, int first, int end, int lane, int lanes, bool exists,
+                                                Moments* rows) {
+    // So many are read before the first is used.
+    constexpr int ROWS = THREADS / COLUMNS, BATCH = 8;
     int thread = static_cast<int>(threadIdx.x);
-    float origin = exists ? parts[2 * first * lanes + lane] : 0.0f;
     Moments mine{0.0f, 0.0f, 0.0f};
-    for (int part = first + thread / COLUMNS; exists && part < end; part += ROWS) {
-        const float* moments = parts + 2 * part * lanes + lane;
-        float count = static_cast<float>(min(pixels, area - part * pixels));
-        mine = merged(mine, {count, moments[0] - origin, moments[lanes]});
+    for (int start = first + thread / COLUMNS; exists && start < end; start += ROWS * BATCH) {
+        Moments batch[BATCH];
+#pragma unroll
+        for (int i = 0; i < BATCH; i++) {
+            int part = start + i * ROWS;
+            const float* moments = parts + 3 * (part < end ? part : start) * lanes + lane;
+            batch[i] = {part < end ? moments[0] : 0.0f, moments[lanes], moments[2 * lanes]};
+            if (part >= end) batch[i].m2 = 0.0f;
+        }
+        mine = merged(mine, merged_all(batch));
     }
     rows[thread] = mine;
     __syncthreads();
     for (int row = 1; row < ROWS && thread < COLUMNS; row++) mine = merged(mine, rows[row * COLUMNS + thread]);
-    mine.mean += origin;
     return mine;
 }
 
-/// A sample's part of the scratch memory and the counters, for the block's lanes. Tiles are of `pixels` pixels.
+/// A sample's part of the scratch memory and the counters, for the block's lanes.
 struct StatisticsPlace {
     int tiles, groups;
     float* of_tiles;
     float* of_groups;
     unsigned* counters;
 
-    static __device__ __forceinline__ StatisticsPlace of(const StatisticsTo& to, int sample, int pixels, int area,
-                                                         int lanes) {
-        int tiles = (area + pixels - 1) / pixels, groups = (tiles + GROUP - 1) / GROUP;
-        float* of_tiles = to.parts + 2 * sample * (tiles + groups) * lanes;
+    /// Of samples of `tiles` tiles.
+    static __device__ __forceinline__ StatisticsPlace of(const StatisticsTo& to, int sample, int tiles, int lanes) {
+        int groups = (tiles + GROUP - 1) / GROUP;
+        float* of_tiles = to.parts + 3 * sample * (tiles + groups) * lanes;
         int row = sample * static_cast<int>(gridDim.y) + static_cast<int>(blockIdx.y);
-        return {tiles, groups, of_tiles, of_tiles + 2 * tiles * lanes, to.counters + row * (groups + 2)};
+        return {tiles, groups, of_tiles, of_tiles + 3 * tiles * lanes, to.counters + row * (groups + 2)};
     }
+
+    /// Those of a tile: [count, mean, M2][lane].
+    __device__ __forceinline__ float* moments(int tile, int lanes) const { return of_tiles + 3 * tile * lanes; }
 
     /// How often they have been written.
     __device__ __forceinline__ unsigned* launches() const { return counters + groups + 1; }
 };
 
-/// Takes the moments of tile `tile` of `pixels` pixels, which the first COLUMNS threads have, a lane each from
+/// Takes the moments of tile `tile` of a sample of `tiles`, which the first COLUMNS threads have, a lane each from
 /// `first_lane` on, to the statistics of its sample. The last block of a group merges its tiles, the last of all the
 /// groups: who that is differs from run to run, what it computes does not. `scratch` is room for THREADS in shared memory.
 /// Every thread of the block must call it.
 template <int THREADS, int COLUMNS>
-__device__ __forceinline__ void take_statistics(const StatisticsTo& to, Moments mine, int sample, int tile, int pixels,
-                                                int area, int first_lane, int lanes, Moments* scratch) {
-    StatisticsPlace place = StatisticsPlace::of(to, sample, pixels, area, lanes);
+__device__ __forceinline__ void take_statistics(const StatisticsTo& to, Moments mine, int sample, int tile, int tiles,
+                                                int first_lane, int lanes, Moments* scratch) {
+    StatisticsPlace place = StatisticsPlace::of(to, sample, tiles, lanes);
     int thread = static_cast<int>(threadIdx.x), lane = first_lane + thread % COLUMNS;
     bool exists = lane < lanes, is_mine = exists && thread < COLUMNS;
     auto keep = [&](float* parts, int part) {
         if (!is_mine) return;
-        parts[2 * part * lanes + lane] = mine.mean;
-        parts[(2 * part + 1) * lanes + lane] = mine.m2;
+        float* moments = parts + 3 * part * lanes + lane;
+        moments[0] = mine.count, moments[lanes] = mine.mean, moments[2 * lanes] = mine.m2;
     };
 
     keep(place.of_tiles, tile);
-    int group = tile / GROUP, first = group * GROUP, end = min(first + GROUP, place.tiles);
+    int group = tile / GROUP, first = group * GROUP, end = min(first + GROUP, tiles);
     if (!comes_last(place.counters + group, end - first)) return;
-    mine = merged_parts<THREADS, COLUMNS>(place.of_tiles, first, end, pixels, area, lane, lanes, exists, scratch);
-    keep(place.of_groups, group);
-    if (!comes_last(place.counters + place.groups, place.groups)) return;
-    mine = merged_parts<THREADS, COLUMNS>(place.of_groups, 0, place.groups, GROUP * pixels, area, lane, lanes, exists,
-                                          scratch);
+    mine = merged_parts<THREADS, COLUMNS>(place.of_tiles, first, end, lane, lanes, exists, scratch);
+    if (place.groups > 1) {
+        keep(place.of_groups, group);
+        if (!comes_last(place.counters + place.groups, place.groups)) return;
+        mine = merged_parts<THREADS, COLUMNS>(place.of_groups, 0, place.groups, lane, lanes, exists, scratch);
+    }
     if (is_mine) {
         float* statistics = to.statistics + 2 * sample * lanes + lane;
         statistics[0] = mine.mean;
-        statistics[lanes] = lane < to.channels ? reciprocal_deviation(mine.m2, area, to.epsilon) : 0.0f;
+        statistics[lanes] = lane < to.channels ? reciprocal_deviation(mine.m2, mine.count, to.epsilon) : 0.0f;
     }
     __syncthreads();  // the block has written all that others wait for
     if (threadIdx.x != 0) return;
-    __threadfence();
+    fence();
     atomicInc(place.launches(), ~0u);
 }
 
@@ -146,7 +173,7 @@ __device__ __forceinline__ void take_statistics(const StatisticsTo& to, Moments 
 __device__ __forceinline__ void wait_for_statistics(const unsigned* launches, unsigned before) {
     if (threadIdx.x == 0) {
         wait_for_change(launches, before);
-        __threadfence();
+        fence();
     }
     __syncthreads();
 }

@@ -248,7 +248,6 @@ fn a_folded_program_computes_what_the_plain_one_does_in_every_precision() {
             };
             let (plain_steps, plain) = probability(&Plain { device: &*device, folds: false });
             let (folded_steps, folded) = probability(&Plain { device: &*device, folds: true });
-            assert!(plain == folded, "{precision}");
             let (steps, whole) = probability(&*device);
             assert!(steps < folded_steps && 2 * folded_steps < plain_steps, "{steps}, {folded_steps}, {plain_steps}");
             // The pooling adds its channels in another order, and multiplies in float32.
@@ -258,8 +257,11 @@ fn a_folded_program_computes_what_the_plain_one_does_in_every_precision() {
                 Precision::Tf32 | Precision::Float16 => 1e-3,
                 Precision::BFloat16 => 1e-2,
             };
-            let error = relative_l2(&whole, &wide);
-            assert!(error < bound, "{precision}: {error}");
+            let error = |numbers: &[f32]| relative_l2(numbers, &wide);
+            // What is folded into fewer steps is rounded to 16 bits less often.
+            let is_half = matches!(precision, Precision::Float16 | Precision::BFloat16);
+            assert!(plain == folded || (is_half && error(&folded) < bound), "{precision}: {}", error(&folded));
+            assert!(error(&whole) < bound, "{precision}: {}", error(&whole));
         }
     }
 }

@@ -80,6 +80,12 @@ pub trait Session: Send {
         Vec::new()
     }
 
+    /// The format that a value is kept in, as the operand that products round it to or as float32.
+    fn kept_in(&self, value: ValueId) -> Precision {
+        let _ = value;
+        Precision::Float32
+    }
+
     /// Runs all steps.
     ///
     /// # Errors

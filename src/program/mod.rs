@@ -121,6 +121,11 @@ impl Program {
         self.updates.iter().any(|&(state, _)| state == id)
     }
 
+    /// Whether a run replaces states: the program is a training step.
+    pub fn trains(&self) -> bool {
+        !self.updates.is_empty()
+    }
+
     /// Whether a value may be read after a run: it is an output, an input or a state.
     pub fn is_readable(&self, id: ValueId) -> bool {
         let kept = self.outputs.contains(&id) || self.is_update(id);

@@ -4,7 +4,7 @@ use super::{Verdict, layer_cases, results, verify, verify_gradient, verify_round
 use crate::device::{Device, Precision};
 use crate::error::{Error, Result};
 use crate::graph::Tensor;
-use crate::ops::{Case, Data, Fit, Op, all_cases};
+use crate::ops::{Case, Data, Fit, Op, Then, all_cases};
 use std::fmt;
 
 /// One thing to verify. Its text, as `Display` writes it, identifies it.
@@ -12,7 +12,8 @@ use std::fmt;
 pub enum Check {
     /// A device's results for a case, against the float64 reference.
     Results(Case),
-    /// A device's results for a convolution in a precision below float32, against the reference of rounded operands.
+    /// A device's results in a precision below float32, of a convolution or of what keeps its maps in the format, against the
+    /// reference of rounded operands.
     Rounded(Case, Precision),
     /// An operator's gradient rule against finite differences of its reference; no device takes part.
     GradientRule(Case),
@@ -33,8 +34,10 @@ impl Check {
         let rules: Vec<Check> = cases.iter().filter(|case| is_smooth(case)).cloned().map(Check::GradientRule).collect();
         let new_layers: Vec<Case> = layers.into_iter().filter(|layer| !cases.contains(layer)).collect();
         let results = [cases, new_layers].concat();
-        let rounded = |precision| {
-            let products = results.iter().filter(|case| is_of_products(&case.op));
+        let rounded = |precision: Precision| {
+            let keeps = precision == Precision::Float16;
+            let is_rounded = move |case: &&Case| is_of_products(&case.op) || (keeps && keeps_maps(case));
+            let products = results.iter().filter(is_rounded);
             products.map(move |case| Check::Rounded(case.clone(), precision))
         };
         let precisions = Precision::ALL.into_iter().filter(|precision| *precision != Precision::Float32);
@@ -80,9 +83,9 @@ impl Check {
     pub fn results(&self, device: &dyn Device, seed: u64) -> Result<(Vec<Tensor>, Verdict)> {
         let mut verdict = Verdict::within(0.0);
         let results = match self {
-            Check::Results(case) => results(case, &case.draw(seed), device, &mut verdict)?,
+            Check::Results(case) => results(case, &case.draw(seed), device, &mut verdict)?.0,
             Check::Rounded(case, precision) => {
-                results(case, &case.draw(seed), &*device.with_precision(*precision)?, &mut verdict)?
+                results(case, &case.draw(seed), &*device.with_precision(*precision)?, &mut verdict)?.0
             }
             Check::GradientRule(_) => Vec::new(),
         };
@@ -115,6 +118,13 @@ impl fmt::Display for Check {
 /// Whether it is computed by matrix products, which tensor cores can do.
 pub fn is_of_products(op: &Op) -> bool {
     matches!(op, Op::Conv(_) | Op::ConvInputGrad(_) | Op::ConvFilterGrad(_) | Op::TransposedConv(_))
+}
+
+/// Whether it is no product, but reads or writes maps that may be kept in 16 bits.
+pub fn keeps_maps(case: &Case) -> bool {
+    let with_residual = case.then.contains(&Then::Add);
+    matches!(case.op, Op::MaxPool(_) | Op::MultiKernelPooling(_) | Op::TemporalConv(_))
+        || (matches!(case.op, Op::Relu(_)) && with_residual)
 }
 
 /// Whether finite differences can tell something about the gradient: whole numbers lie on the kinks of ReLU and

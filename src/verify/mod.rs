@@ -5,7 +5,7 @@
 mod check;
 mod network;
 
-pub use check::{Check, Finding, is_of_products, verify_all};
+pub use check::{Check, Finding, is_of_products, keeps_maps, verify_all};
 pub use network::layer_cases;
 
 use crate::device::{Device, Precision};
@@ -61,7 +61,7 @@ pub fn relative_l2(got: &[f32], expected: &[f64]) -> f64 {
 pub fn verify(case: &Case, device: &dyn Device, seed: u64) -> Result<Verdict> {
     let data = case.draw(seed);
     let mut verdict = Verdict::within(if let Fit::Relative(bound) = case.fit { bound } else { 0.0 });
-    let results = results(case, &data, device, &mut verdict)?;
+    let results = results(case, &data, device, &mut verdict)?.0;
     let wide: Vec<Tensor<f64>> = data.iter().map(Tensor::to_f64).collect();
     let expected = case.reference(&wide.iter().collect::<Vec<_>>());
     for (got, expected) in results.iter().zip(&expected) {
@@ -86,11 +86,12 @@ pub fn verify_rounded(case: &Case, precision: Precision, device: &dyn Device, se
     let data = case.draw(seed);
     let exact = case.fit == Fit::Exact;
     let mut verdict = Verdict::within(if exact { 0.0 } else { 1.0 });
-    let results = results(case, &data, &*device, &mut verdict)?;
-    // The operands of the products; a bias is added to their sum.
+    let (results, kept) = results(case, &data, &*device, &mut verdict)?;
+    // The operands of the products, and what else is kept in their format; a bias is added to their sum.
     let mut operands: Vec<Tensor<f64>> = data.iter().map(Tensor::to_f64).collect();
-    for operand in operands.iter_mut().take(2) {
-        operand.data_mut().iter_mut().for_each(|x| *x = f64::from(precision.round(*x as f32)));
+    for (index, operand) in operands.iter_mut().enumerate() {
+        let format = if index < 2 && is_of_products(&case.op) { precision } else { kept.inputs[index] };
+        operand.data_mut().iter_mut().for_each(|x| *x = f64::from(format.round(*x as f32)));
     }
     let operator = case.op.operator();
     let expected = case.reference(&operands.iter().collect::<Vec<_>>());
@@ -99,13 +100,19 @@ pub fn verify_rounded(case: &Case, precision: Precision, device: &dyn Device, se
     let input_shapes: Vec<Shape> = data.iter().map(Tensor::shape).collect();
     // The sums, which no norm or sigmoid has changed: the first result, or the kept one.
     let sums = if case.keeps_first { Some(results.len() - 1) } else { case.is_linear().then_some(0) };
+    let multiplies = is_of_products(&case.op);
     for (index, ((got, expected), sizes)) in results.iter().zip(&expected).zip(&sizes).enumerate() {
-        if sums != Some(index) {
-            verdict.note(relative_l2(got.data(), expected.data()) / ROUNDED_NORM);
+        let format = kept.outputs[index];
+        if exact && (if multiplies { sums == Some(index) } else { case.is_linear() }) {
+            verdict.note(wrong(
+                got,
+                &Tensor::from_fn(expected.shape(), |i| f64::from(format.round(expected.data()[i] as f32))),
+            ));
             continue;
         }
-        if exact {
-            verdict.note(wrong(got, expected));
+        if !multiplies || sums != Some(index) {
+            let bound = if let Fit::Relative(bound) = case.fit { bound.max(ROUNDED_NORM) } else { ROUNDED_NORM };
+            verdict.note(relative_l2(got.data(), expected.data()) / (bound + rounding(format)));
             continue;
         }
         let products = operator.flops(&input_shapes, &[got.shape()]) as f64 / (2 * got.data().len()) as f64;
@@ -113,7 +120,8 @@ pub fn verify_rounded(case: &Case, precision: Precision, device: &dyn Device, se
         for ((&got, expected), size) in got.data().iter().zip(expected.data()).zip(sizes.data()) {
             let deviation = (f64::from(got) - expected).abs();
             // Where no product takes part nothing may be lost, not even to 0 / 0.
-            verdict.note(if deviation == 0.0 { 0.0 } else { deviation / (share * size) });
+            let allowed = share * size + rounding(format) * expected.abs() + least(format);
+            verdict.note(if deviation == 0.0 { 0.0 } else { deviation / allowed });
         }
     }
     Ok(verdict)
@@ -122,13 +130,33 @@ pub fn verify_rounded(case: &Case, precision: Precision, device: &dyn Device, se
 /// The relative L2 error that norm, statistics and sigmoid of a rounded convolution may have.
 const ROUNDED_NORM: f64 = 1e-4;
 
+/// What a number may change, relative to its size, as it is kept in a format: half of its last digit.
+fn rounding(format: Precision) -> f64 {
+    match format {
+        Precision::Float32 => 0.0,
+        Precision::Tf32 | Precision::Float16 => 2f64.powi(-11),
+        Precision::BFloat16 => 2f64.powi(-8),
+    }
+}
+
+/// The same of numbers so small that they have fewer digits.
+fn least(format: Precision) -> f64 {
+    if format == Precision::Float16 { 2f64.powi(-25) } else { 0.0 }
+}
+
+/// In what formats a device keeps a case's inputs and results.
+struct Kept {
+    inputs: Vec<Precision>,
+    outputs: Vec<Precision>,
+}
+
 /// How many elements differ.
 fn wrong(got: &Tensor, expected: &Tensor<f64>) -> f64 {
     got.data().iter().zip(expected.data()).filter(|&(&g, &e)| f64::from(g) != e).count() as f64
 }
 
-/// A device's results for a case; the verdict learns how long they took and who computed them.
-fn results(case: &Case, data: &[Tensor], device: &dyn Device, verdict: &mut Verdict) -> Result<Vec<Tensor>> {
+/// A device's results for a case and how it keeps them; the verdict learns how long they took and who computed them.
+fn results(case: &Case, data: &[Tensor], device: &dyn Device, verdict: &mut Verdict) -> Result<(Vec<Tensor>, Kept)> {
     let (graph, inputs, outputs) = graph_of(case)?;
     let program = Program::lower(&graph, &outputs, device, Placement::Isolated { guard: 64 })?;
     let mut session = device.load(program)?;
@@ -142,7 +170,9 @@ fn results(case: &Case, data: &[Tensor], device: &dyn Device, verdict: &mut Verd
     session.run_timed(&mut times)?;
     verdict.time = times.iter().sum();
     verdict.kernels = (0..times.len()).flat_map(|step| session.kernels(step)).collect();
-    outputs.iter().map(|&id| session.read(id)).collect()
+    let formats = |ids: &[ValueId]| ids.iter().map(|&id| session.kept_in(id)).collect();
+    let kept = Kept { inputs: formats(&inputs), outputs: formats(&outputs) };
+    Ok((outputs.iter().map(|&id| session.read(id)).collect::<Result<_>>()?, kept))
 }
 
 /// Whether a run may rely on what the one before it has left, as blocks do that count each other, so that the second one

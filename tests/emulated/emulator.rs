@@ -121,7 +121,7 @@ fn blocks_that_wait_although_others_need_not_be_there_or_for_what_nobody_does_ar
     let endless = problem(&driver, probe(2).cooperative());
     let waits = ["1 wait at a number that another block changes", "31 wait at __syncthreads"];
     assert!(endless.contains("the block can never go on") && waits.iter().all(|w| endless.contains(w)), "{endless}");
-    let most = driver.blocks_at_once("probe_endless_wait", 32);
+    let most = driver.blocks_at_once("probe_endless_wait", 32, 0);
     let many = problem(&driver, probe(most as u32 + 1).cooperative());
     assert!(many.ends_with("25 blocks that are to be there at once, the most are 24"), "{many}");
 }

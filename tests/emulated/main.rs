@@ -14,6 +14,8 @@ use coronet::device::{Device, Precision};
 use coronet::ops::Fit;
 use coronet::ops::{Case, Op, all_cases};
 #[cfg(not(coronet_checked))]
+use coronet::verify::keeps_maps;
+#[cfg(not(coronet_checked))]
 use coronet::verify::layer_cases;
 use coronet::verify::{Check, Finding, verify_all};
 #[cfg(not(coronet_checked))]
@@ -39,7 +41,9 @@ fn tensor_cores_agree_with_the_reference_on_every_convolution_and_no_tile_is_lef
     let findings = assert_agreement(checks, &device(Schedule::ALL[0]));
     let kernels: BTreeSet<&str> = findings.iter().flat_map(|f| f.verdict.as_ref().unwrap().kernels.clone()).collect();
     for precision in ROUNDED {
-        for (family, tile) in ["conv", "conv_backward", "conv_filter_grad"].into_iter().flat_map(with_tiles) {
+        for (family, tile) in
+            ["conv", "conv_backward", "conv_filter_grad"].into_iter().flat_map(|f| with_tiles(f, precision))
+        {
             assert!(
                 kernels.contains(&*format!("{family}_{precision}_{tile}")),
                 "{family} {precision} {tile}: {kernels:?}"
@@ -50,9 +54,23 @@ fn tensor_cores_agree_with_the_reference_on_every_convolution_and_no_tile_is_lef
 
 /// The tiles that a family of kernels has.
 #[cfg(not(coronet_checked))]
-fn with_tiles(family: &str) -> Vec<(&str, &'static str)> {
-    let largest = (family != "conv_filter_grad").then_some("128x64");
+fn with_tiles(family: &str, precision: Precision) -> Vec<(&str, &'static str)> {
+    let largest = (family != "conv_filter_grad" && precision == Precision::Tf32).then_some("128x64");
     largest.into_iter().chain(["64x64", "64x32"]).map(|tile| (family, tile)).collect()
+}
+
+#[cfg(not(coronet_checked))] // as above
+#[test]
+fn maps_that_are_kept_in_16_bits_agree_with_the_reference_on_every_case() {
+    let cases = all_cases().into_iter().filter(keeps_maps);
+    let findings =
+        assert_agreement(cases.map(|case| Check::Rounded(case, Precision::Float16)), &device(Schedule::ALL[1]));
+    let kernels: BTreeSet<&str> = findings.iter().flat_map(|f| f.verdict.as_ref().unwrap().kernels.clone()).collect();
+    for kernel in
+        ["max_pool_float16", "relu_residual_float16", "multi_kernel_pooling_float16", "temporal_conv_to_float16"]
+    {
+        assert!(kernels.contains(kernel), "{kernel}: {kernels:?}");
+    }
 }
 
 #[cfg(not(coronet_checked))] // the checked build would take minutes

@@ -127,9 +127,9 @@ pub trait Driver: Send + Sync {
     /// Whether `kernels/` has a kernel of this name for this architecture.
     fn has_kernel(&self, name: &str) -> bool;
 
-    /// How many blocks of a kernel, of so many threads each and without dynamic shared memory, the device holds at once;
-    /// 0 where it cannot tell, or cannot promise that all blocks of a launch are.
-    fn blocks_at_once(&self, kernel: &str, threads: u32) -> usize;
+    /// How many blocks of a kernel, of so many threads and bytes of dynamic shared memory each, the device holds at once; 0
+    /// where it cannot tell, holds not even one, or cannot promise that all blocks of a launch are there.
+    fn blocks_at_once(&self, kernel: &str, threads: u32, shared_bytes: u32) -> usize;
 
     /// Memory of `bytes` bytes, aligned to at least 256.
     fn allocate(&self, bytes: usize) -> Result<Address>;

@@ -156,6 +156,13 @@ fn failed(action: &str) -> impl FnOnce(DriverError) -> Error + use<'_> {
     }
 }
 
+/// Lets a kernel have more dynamic shared memory than it gets without asking.
+fn allow_shared(function: sys::CUfunction, bytes: u32) -> std::result::Result<(), DriverError> {
+    let most = sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+    // SAFETY: the function belongs to a loaded module.
+    unsafe { result::function::set_function_attribute(function, most, bytes as i32) }
+}
+
 impl Driver for Gpu {
     fn describe(&self) -> String {
         let memory = self.context.total_mem().map_or(String::new(), |bytes| format!(", {} MB", bytes >> 20));
@@ -191,15 +198,20 @@ impl Driver for Gpu {
         self.functions.contains_key(name)
     }
 
-    fn blocks_at_once(&self, kernel: &str, threads: u32) -> usize {
+    fn blocks_at_once(&self, kernel: &str, threads: u32, shared_bytes: u32) -> usize {
         use sys::CUdevice_attribute_enum as Attribute;
         let of_device = |attribute| self.context.attribute(attribute).unwrap_or(0);
         let Some(&function) = self.functions.get(kernel) else { return 0 };
         if self.bind().is_err() || of_device(Attribute::CU_DEVICE_ATTRIBUTE_COOPERATIVE_LAUNCH) == 0 {
             return 0;
         }
+        if shared_bytes > SHARED_UNASKED && allow_shared(function, shared_bytes).is_err() {
+            return 0;
+        }
+        let shared_bytes = shared_bytes as usize;
         // SAFETY: the function belongs to a loaded module.
-        let blocks = unsafe { result::occupancy::max_active_block_per_multiprocessor(function, threads as i32, 0) };
+        let blocks =
+            unsafe { result::occupancy::max_active_block_per_multiprocessor(function, threads as i32, shared_bytes) };
         let multiprocessors = of_device(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT);
         usize::try_from(blocks.unwrap_or(0) * multiprocessors).unwrap_or(0)
     }
@@ -249,9 +261,7 @@ impl Driver for Gpu {
             *self.functions.get(kernel).ok_or_else(|| Error::Device(format!("there is no kernel {kernel}")))?;
         self.bind()?;
         if *shared_bytes > SHARED_UNASKED {
-            let most = sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
-            // SAFETY: the function belongs to a loaded module.
-            unsafe { result::function::set_function_attribute(function, most, *shared_bytes as i32) }
+            allow_shared(function, *shared_bytes)
                 .map_err(failed(&format!("give {kernel} {shared_bytes} bytes of shared memory")))?;
         }
         let size = |[x, y, z]: [u32; 3]| (x, y, z);

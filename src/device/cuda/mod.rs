@@ -6,6 +6,7 @@
 mod driver;
 #[cfg(feature = "emulator")]
 mod emulated;
+mod formats;
 mod frames;
 #[cfg(feature = "cuda")]
 mod gpu;
@@ -33,6 +34,7 @@ use crate::error::{Error, Result};
 use crate::graph::{Shape, Source, ValueId};
 use crate::ops::Op;
 use crate::program::{Epilogue, Program, Span, Step, Target};
+use formats::Formats;
 use memory::{Counters, Memory};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -98,7 +100,7 @@ impl Target for CudaDevice {
     }
 
     fn workspace(&self, step: &Step, inputs: &[Shape], outputs: &[Shape]) -> usize {
-        ops::workspace(step, inputs, outputs, self.precision)
+        ops::workspace(step, inputs, outputs, self.choices())
     }
 }
 
@@ -133,6 +135,7 @@ struct CudaSession {
     program: Program,
     driver: Arc<dyn Driver>,
     precision: Precision,
+    formats: Formats,
     arena: Memory,
     /// The launches of each step.
     steps: Vec<Vec<Launch>>,
@@ -170,10 +173,11 @@ impl CudaSession {
                 arena.fill(span, 0.0)?;
             }
         }
-        let counters = counters_of(&driver, &program)?;
+        let counters = counters_of(device, &program)?;
         counters.reset()?;
+        let formats = Formats::of(device.precision, &program);
         let steps: Vec<Vec<Launch>> =
-            (0..program.steps().len()).map(|step| bind(device, &program, step, &arena, &counters)).collect();
+            (0..program.steps().len()).map(|step| bind(device, &program, step, &arena, &counters, &formats)).collect();
         let missing = |launch: &&Launch| !driver.has_kernel(launch.kernel);
         if let Some(launch) = steps.iter().flatten().find(missing) {
             return Err(Error::Device(format!("this build has no kernel {}", launch.kernel)));
@@ -184,7 +188,8 @@ impl CudaSession {
         let record = || unsafe { driver.record(&launches) };
         let recording = if isolation.is_none() { Some(record()?) } else { None };
         let precision = device.precision;
-        Ok(CudaSession { program, driver, precision, arena, steps, counters, recording, isolation, flusher: None })
+        let flusher = None;
+        Ok(CudaSession { program, driver, precision, formats, arena, steps, counters, recording, isolation, flusher })
     }
 
     /// Starts all steps.
@@ -232,15 +237,33 @@ impl CudaSession {
             let numbers: Vec<f32> = (span.offset..).take(span.len).map(unwritten).collect();
             self.arena.write(span, &numbers)?;
         }
+        for (_, span) in self.program.steps().iter().flat_map(|step| self.halves(step)) {
+            self.arena.write(span, &vec![UNWRITTEN_PAIR; span.len])?;
+        }
         let mut arena = vec![0.0; self.program.arena_len()];
         for step in 0..self.steps.len() {
             let time = self.arena.without(isolation.guards(), || self.driver.time(&mut || self.start(step)));
             done(step, time?);
             self.arena.read(Span { offset: 0, len: arena.len() }, &mut arena)?;
+            for (id, span) in self.halves(&self.program.steps()[step]) {
+                let numbers = &mut arena[span.offset..span.offset + span.len];
+                if numbers[span.len.div_ceil(2)..].iter().any(|number| number.to_bits() != UNWRITTEN_PAIR.to_bits()) {
+                    let problem = format!("wrote behind {}", self.program.value(id).name);
+                    return Err(self.named(step, Error::Device(problem)));
+                }
+                let halves: Vec<u16> = bytemuck::cast_slice(numbers)[..span.len].to_vec();
+                numbers.iter_mut().zip(halves).for_each(|(number, bits)| *number = self.precision.of_half(bits));
+            }
             let numbers = |span: Span| &arena[span.offset..span.offset + span.len];
             isolation.check(&self.program, step, one_panel, numbers)?;
         }
         Ok(())
+    }
+
+    /// The results of a step that are kept in 16 bits: in the first half of their spans.
+    fn halves(&self, step: &Step) -> Vec<(ValueId, Span)> {
+        let halves = step.outputs.iter().filter(|&&id| self.formats.is_half(id));
+        halves.filter_map(|&id| Some((id, self.program.span(id)?))).collect()
     }
 
     /// A value's shape and place, checked against the number of elements that the caller has.
@@ -256,32 +279,32 @@ impl CudaSession {
     }
 }
 
-/// Room for the counters of each step.
-fn counters_of(driver: &Arc<dyn Driver>, program: &Program) -> Result<Counters> {
-    let shapes = |ids: &[ValueId]| ids.iter().map(|&id| program.value(id).shape).collect::<Vec<Shape>>();
-    Counters::new(driver, program.steps().iter().map(|step| ops::counters(step, &shapes(&step.outputs))))
-}
+/// Two numbers of 16 bits that nobody has written: NaNs in either format.
+const UNWRITTEN_PAIR: f32 = f32::from_bits(0x7fc1_7fc1);
 
-/// Whether a value is kept in the 16 bits that it is multiplied in: a filter that no run changes, and that only products
-/// read.
-fn is_half(precision: Precision, program: &Program, id: ValueId) -> bool {
-    let value = program.value(id);
-    let is_constant = !matches!(value.source, Source::Node(_)) && !program.is_updated(id);
-    let only_multiplied = |step: &Step| {
-        step.inputs.iter().enumerate().all(|(input, &read)| read != id || ops::multiplies(&step.op, input))
-    };
-    precision.is_half()
-        && is_constant
-        && matches!(value.shape, Shape::Filter { .. })
-        && program.steps().iter().all(only_multiplied)
+/// Room for the counters of each step.
+fn counters_of(device: &CudaDevice, program: &Program) -> Result<Counters> {
+    let shapes = |ids: &[ValueId]| ids.iter().map(|&id| program.value(id).shape).collect::<Vec<Shape>>();
+    let counts = program
+        .steps()
+        .iter()
+        .map(|step| ops::counters(step, &shapes(&step.inputs), &shapes(&step.outputs), device.choices()));
+    Counters::new(&device.driver, counts)
 }
 
 /// The launches of a step.
-fn bind(device: &CudaDevice, program: &Program, at: usize, arena: &Memory, counters: &Counters) -> Vec<Launch> {
+fn bind(
+    device: &CudaDevice,
+    program: &Program,
+    at: usize,
+    arena: &Memory,
+    counters: &Counters,
+    formats: &Formats,
+) -> Vec<Launch> {
     let step = &program.steps()[at];
     let shapes = |ids: &[ValueId]| ids.iter().map(|&id| program.value(id).shape).collect();
     let operand = |(id, span): (ValueId, Span)| {
-        let is_half = is_half(device.precision, program, id);
+        let is_half = formats.is_half(id);
         ops::Operand { address: arena.address(span), len: span.len, is_half }
     };
     let spans = |ids: &[ValueId]| ids.iter().filter_map(|&id| Some((id, program.span(id)?))).collect::<Vec<_>>();
@@ -315,11 +338,15 @@ impl Session for CudaSession {
         }
         let mut numbers = vec![0.0; span.len];
         layout::pack(shape, one_panel, data, &mut numbers);
-        if is_half(self.precision, &self.program, value) {
+        if self.formats.is_half(value) {
             let halves: Vec<u16> = numbers.iter().map(|&number| self.precision.to_half(number)).collect();
             return self.arena.write_half(span, &halves);
         }
         self.arena.write(span, &numbers)
+    }
+
+    fn kept_in(&self, value: ValueId) -> Precision {
+        if self.formats.is_half(value) { self.precision } else { Precision::Float32 }
     }
 
     fn run(&mut self) -> Result<()> {
@@ -373,7 +400,7 @@ impl Session for CudaSession {
             return Err(Error::Request(format!("{} is not an output of the program", self.program.value(value).name)));
         }
         let mut numbers = vec![0.0; span.len];
-        if is_half(self.precision, &self.program, value) {
+        if self.formats.is_half(value) {
             let mut halves = vec![0; span.len];
             self.arena.read_half(span, &mut halves)?;
             numbers = halves.into_iter().map(|bits| self.precision.of_half(bits)).collect();

@@ -2,7 +2,7 @@
 
 use super::driver::{Address, Driver, Launch, Recording};
 use super::memory::Memory;
-use super::{CudaDevice, bind, counters_of};
+use super::{CudaDevice, Formats, bind, counters_of};
 use crate::device::{Device, Precision};
 use crate::error::{Error, Result};
 use crate::program::Program;
@@ -149,8 +149,11 @@ impl CudaDevice {
         let multiprocessor = multiprocessor.ok_or_else(|| Error::Device("nothing is known of this GPU".into()))?;
         let paper: Arc<dyn Driver> = Arc::new(Paper { multiprocessor });
         let arena = Memory::unwritten(&paper, program.arena_len())?;
-        let counters = counters_of(&paper, program)?;
-        let of_step = |step: usize| bind(self, program, step, &arena, &counters).into_iter().map(move |l| (step, l));
+        let counters = counters_of(&CudaDevice { driver: paper, ..self.clone() }, program)?;
+        let formats = Formats::of(self.precision, program);
+        let of_step = |step: usize| {
+            bind(self, program, step, &arena, &counters, &formats).into_iter().map(move |launch| (step, launch))
+        };
         (0..program.steps().len())
             .flat_map(of_step)
             .map(|(step, launch)| planned(multiprocessor, step, &launch))
@@ -196,9 +199,10 @@ impl Driver for Paper {
         resources_of(name, self.multiprocessor.architecture).is_some()
     }
 
-    fn blocks_at_once(&self, kernel: &str, threads: u32) -> usize {
+    fn blocks_at_once(&self, kernel: &str, threads: u32, shared_bytes: u32) -> usize {
         let Some(resources) = resources_of(kernel, self.multiprocessor.architecture) else { return 0 };
-        let blocks = self.multiprocessor.blocks_at_once(threads, resources.registers, resources.shared_bytes);
+        let shared_bytes = resources.shared_bytes + shared_bytes;
+        let blocks = self.multiprocessor.blocks_at_once(threads, resources.registers, shared_bytes);
         (blocks * self.multiprocessor.count) as usize
     }
 

@@ -3,7 +3,7 @@
 use super::super::driver::{Address, Launch};
 use super::finish::Finish;
 use super::statistics::StatisticsTo;
-use super::{Binding, Choices, THREADS, maps, tensor_conv};
+use super::{Binding, Choices, THREADS, maps, patch_conv, tensor_conv};
 use crate::device::Precision;
 use crate::device::layout::{padded, storage};
 use crate::graph::Shape;
@@ -62,7 +62,7 @@ impl Geometry {
 }
 
 /// Rows and columns of an operand that the graph has checked to be a filter.
-fn kernel_of(filter: Shape) -> (usize, usize) {
+pub(super) fn kernel_of(filter: Shape) -> (usize, usize) {
     match filter {
         Shape::Filter { height, width, .. } => (height, width),
         other => unreachable!("the graph admits filters only here, not {other}"),
@@ -93,81 +93,155 @@ pub(super) fn transposed(op: &TransposedConv, binding: &Binding<'_>) -> Vec<Laun
 fn convolve(direction: Direction, conv: &Conv, binding: &Binding<'_>) -> Vec<Launch> {
     let (source, result) = (binding.input_shapes[0], binding.output_shapes[0]);
     let geometry = Geometry::new(conv, source, result, kernel_of(binding.input_shapes[1]));
-    let cut = Cut::of(direction, Size::of(result), binding.choices);
-    if binding.choices.precision != Precision::Float32 {
-        return tensor_conv::convolve(cut, binding, geometry);
-    }
-    let operands = [0, 1].map(|input| binding.inputs[input].address);
-    vec![cut.launch(operands, binding, binding.workspace, geometry)]
+    let (mut launches, operands, free) = match binding.choices.precision {
+        Precision::Float32 => (Vec::new(), [0, 1].map(|input| binding.inputs[input].address), binding.workspace),
+        _ => tensor_conv::operands(binding),
+    };
+    let plan = patch_conv::Plan::of(direction, conv, &binding.input_shapes, result, binding.choices);
+    launches.push(match plan {
+        Some(plan) => plan.launch(operands, binding, free, geometry),
+        None => {
+            Cut::of(direction, conv.stride, Size::of(result), binding.choices).launch(operands, binding, free, geometry)
+        }
+    });
+    launches
 }
 
 /// Whether a convolution can apply the norm of its result itself: whether the device holds at once at least a block for
-/// each of the tiles that lie side by side.
-pub(super) fn can_normalise(direction: Direction, result: Shape, choices: Choices<'_>) -> bool {
-    let cut = Cut::of(direction, Size::of(result), choices);
+/// each of the tiles that lie side by side, whatever they are.
+pub(super) fn can_normalise(direction: Direction, stride: usize, result: Shape, choices: Choices<'_>) -> bool {
+    let cut = Cut::of(direction, stride, Size::of(result), choices);
     cut.tiles.1 <= cut.blocks_at_once(choices)
 }
 
-/// How a convolution is cut into blocks.
+/// Numbers of scratch memory beside that for statistics and operands.
+pub(super) fn workspace(
+    direction: Direction,
+    conv: &Conv,
+    inputs: &[Shape],
+    result: Shape,
+    choices: Choices<'_>,
+) -> usize {
+    patch_conv::Plan::of(direction, conv, inputs, result, choices).map_or(0, |plan| plan.workspace())
+}
+
+/// Counters beside those for statistics.
+pub(super) fn counters(
+    direction: Direction,
+    conv: &Conv,
+    inputs: &[Shape],
+    result: Shape,
+    choices: Choices<'_>,
+) -> usize {
+    patch_conv::Plan::of(direction, conv, inputs, result, choices).map_or(0, |plan| plan.counters())
+}
+
+/// A kernel, by the kind of its results.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Kernel {
+    /// Where they are float32, and where they are kept in 16 bits, if it has such.
+    pub names: [&'static str; 2],
+    pub threads: u32,
+    /// Of dynamic shared memory.
+    pub shared_bytes: u32,
+}
+
+impl Kernel {
+    /// The one that writes a binding's results.
+    pub fn name(self, binding: &Binding<'_>) -> &'static str {
+        self.names[usize::from(binding.outputs[0].is_half)]
+    }
+
+    /// How many blocks the device holds at once, whatever their results are.
+    pub fn blocks_at_once(self, choices: Choices<'_>) -> usize {
+        let blocks = |name: &str| choices.driver.blocks_at_once(name, self.threads, self.shared_bytes);
+        let [full, half] = self.names;
+        if full == half { blocks(full) } else { blocks(full).min(blocks(half)) }
+    }
+
+    /// A launch over `tiles`, of pixels by lanes, and `deep` that share each, with the arguments that all convolutions have;
+    /// `statistics` is where there is room for those. Blocks that apply a norm wait for each other, so that there are no
+    /// more of them than the device holds at once: each has several tiles where there are more than that.
+    pub fn launch(
+        self,
+        tiles: (usize, usize),
+        deep: usize,
+        operands: [Address; 2],
+        binding: &Binding<'_>,
+        statistics: Address,
+        geometry: Geometry,
+    ) -> Launch {
+        let (down, across) = tiles;
+        let launch = |down: usize| {
+            let grid = [down, across, deep].map(|size| size as u32);
+            Launch::new(self.name(binding), grid, [self.threads, 1, 1]).with_shared(self.shared_bytes as usize)
+        };
+        let launch = match binding.epilogue.norm {
+            Some(_) => {
+                let at_once = self.blocks_at_once(binding.choices) / across / deep;
+                launch(down.min(at_once).max(1)).cooperative()
+            }
+            None => launch(down),
+        };
+        let launch = launch.with(operands[0]).with(operands[1]).with(binding.bias()).with(binding.outputs[0].address);
+        launch.with(Finish::of(binding)).with(StatisticsTo::of(binding, statistics)).with(geometry)
+    }
+}
+
+/// How a convolution is cut into blocks, but for one by patches.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Cut {
-    kernel: &'static str,
-    threads: u32,
+    kernel: Kernel,
     /// Tiles of pixels by tiles of lanes.
     tiles: (usize, usize),
 }
 
 impl Cut {
-    fn of(direction: Direction, size: Size, choices: Choices<'_>) -> Cut {
+    fn of(direction: Direction, stride: usize, size: Size, choices: Choices<'_>) -> Cut {
         if choices.precision != Precision::Float32 {
-            let tile = choices.tile.unwrap_or_else(|| tensor_conv::Tile::of_convolution(size));
-            let kernel = tensor_conv::kernel(direction, choices.precision, tile);
-            return Cut { kernel, threads: tensor_conv::THREADS, tiles: tile.count(size) };
+            let tile = choices.tile.unwrap_or_else(|| tensor_conv::Tile::of_convolution(size, choices.precision));
+            let tile = tile.in_precision(choices.precision);
+            let names = tensor_conv::kernels(direction, choices.precision, tile);
+            let kernel = Kernel { names, threads: tensor_conv::THREADS, shared_bytes: 0 };
+            let step = if direction == Direction::Backward { stride } else { 1 };
+            return Cut { kernel, tiles: tile.count_in_steps(size, step) };
         }
-        let kernel = match direction {
+        let name = match direction {
             Direction::Forward => "conv",
             Direction::Backward => "conv_backward",
         };
-        Cut { kernel, threads: THREADS, tiles: size.tiles(TILE, TILE) }
+        let kernel = Kernel { names: [name; 2], threads: THREADS, shared_bytes: 0 };
+        Cut { kernel, tiles: size.tiles(TILE, TILE) }
     }
 
     fn blocks_at_once(self, choices: Choices<'_>) -> usize {
-        choices.driver.blocks_at_once(self.kernel, self.threads)
+        self.kernel.blocks_at_once(choices)
     }
 
-    /// The launch of source and filter; `free` is where the binding's workspace has room for statistics. Blocks that apply
-    /// a norm wait for each other, so that there are no more of them than the device holds at once: each has several
-    /// tiles where there are more tiles than that.
-    pub fn launch(self, operands: [Address; 2], binding: &Binding<'_>, free: Address, geometry: Geometry) -> Launch {
-        let (down, across) = self.tiles;
-        let launch = |down: usize| Launch::new(self.kernel, [down as u32, across as u32, 1], [self.threads, 1, 1]);
-        let launch = match binding.epilogue.norm {
-            Some(_) => launch(down.min(self.blocks_at_once(binding.choices) / across).max(1)).cooperative(),
-            None => launch(down),
-        };
-        let launch = launch.with(operands[0]).with(operands[1]).with(binding.bias()).with(binding.outputs[0].address);
-        launch.with(Finish::of(binding)).with(StatisticsTo::of(binding, free)).with(geometry)
+    /// The launch of source and filter; `free` is where the binding's workspace has room for statistics.
+    fn launch(self, operands: [Address; 2], binding: &Binding<'_>, free: Address, geometry: Geometry) -> Launch {
+        self.kernel.launch(self.tiles, 1, operands, binding, free, geometry)
     }
 }
 
 /// The maps that a convolution makes.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Size {
-    batch: usize,
-    /// Pixels of a sample.
-    area: usize,
+    pub batch: usize,
+    pub rows: usize,
+    pub columns: usize,
     pub lanes: usize,
 }
 
 impl Size {
-    fn of(result: Shape) -> Size {
+    pub fn of(result: Shape) -> Size {
         let (batch, channels, rows, columns) = maps(result);
-        Size { batch, area: rows * columns, lanes: padded(channels) }
+        Size { batch, rows, columns, lanes: padded(channels) }
     }
 
     /// How many tiles of so many pixels, each of one sample, by so many lanes.
     pub fn tiles(self, pixels: usize, lanes: usize) -> (usize, usize) {
-        (self.batch * self.area.div_ceil(pixels), self.lanes.div_ceil(lanes))
+        (self.batch * (self.rows * self.columns).div_ceil(pixels), self.lanes.div_ceil(lanes))
     }
 }
 

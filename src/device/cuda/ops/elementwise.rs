@@ -27,7 +27,8 @@ pub(super) fn add(binding: &Binding<'_>) -> Vec<Launch> {
 }
 
 pub(super) fn relu(binding: &Binding<'_>) -> Vec<Launch> {
-    vec![map(if binding.epilogue.residual.is_some() { "relu_residual" } else { "relu" }, binding)]
+    let with_residual = ["relu_residual", "relu_residual_float16"];
+    vec![map(if binding.epilogue.residual.is_some() { binding.kept_in(with_residual) } else { "relu" }, binding)]
 }
 
 pub(super) fn relu_grad(binding: &Binding<'_>) -> Vec<Launch> {

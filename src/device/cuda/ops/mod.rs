@@ -11,6 +11,7 @@ mod finish;
 mod instance_norm;
 mod max_pool;
 mod multi_kernel_pooling;
+mod patch_conv;
 mod resize;
 mod soft_dice;
 mod statistics;
@@ -81,6 +82,11 @@ impl Binding<'_> {
         self.epilogue.residual.and(self.inputs.last().map(|operand| operand.address))
     }
 
+    /// The kernel for the format that the result is kept in, of those for float32 and float16.
+    fn kept_in(&self, kernels: [&'static str; 2]) -> &'static str {
+        kernels[usize::from(self.outputs[0].is_half)]
+    }
+
     /// The third input of a convolution, or null.
     fn bias(&self) -> Address {
         self.inputs[..self.operands()].get(2).map_or(Address(0), |operand| operand.address)
@@ -92,14 +98,14 @@ pub(super) fn folds(op: &Op, result: Shape, epilogue: &Epilogue, choices: Choice
     let Epilogue { norm, residual, relu, sigmoid, statistics } = *epilogue;
     let is_plain = norm.is_none() && statistics.is_none() && !sigmoid;
     // Statistics are those of the sums, residuals are added later; kernels have ReLU or a sigmoid.
-    let convolves = |direction| {
+    let convolves = |direction, stride| {
         (statistics.is_none() || (residual.is_none() && !sigmoid))
             && !(relu && sigmoid)
-            && (norm.is_none() || conv::can_normalise(direction, result, choices))
+            && (norm.is_none() || conv::can_normalise(direction, stride, result, choices))
     };
     match op {
-        Op::Conv(_) => convolves(conv::Direction::Forward),
-        Op::TransposedConv(_) => convolves(conv::Direction::Backward),
+        Op::Conv(op) => convolves(conv::Direction::Forward, op.stride),
+        Op::TransposedConv(op) => convolves(conv::Direction::Backward, op.stride),
         Op::InstanceNorm(_) | Op::Normalise(_) => is_plain,
         Op::TemporalConv(_) | Op::Add(_) => is_plain && residual.is_none(),
         Op::Relu(_) => is_plain && !relu && residual == Some(Residual::BeforeRelu),
@@ -117,19 +123,48 @@ pub(super) fn multiplies(op: &Op, input: usize) -> bool {
     input == 1 && matches!(op, Op::Conv(_) | Op::ConvInputGrad(_) | Op::TransposedConv(_))
 }
 
-/// 32-bit counters that a step needs for itself, through which its blocks tell each other what they have done.
-pub(super) fn counters(step: &Step, outputs: &[Shape]) -> usize {
+/// How a step's kernels have one of its maps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kept {
+    /// In 16 bits if all of its maps that are kept alike are, else in float32.
+    Alike,
+    /// In either.
+    Either,
+    /// In float32.
+    Float32,
+}
+
+/// How a step's kernels have its input `input`, or where that is `None` its result, of those that are maps.
+pub(super) fn kept(step: &Step, input: Option<usize>) -> Kept {
     match step.op {
-        Op::MultiKernelPooling(_) => multi_kernel_pooling::COUNTERS,
-        _ if statistics::epsilon(&step.epilogue).is_some() => statistics::counters(outputs[0]),
-        _ => 0,
+        Op::Conv(_) | Op::ConvInputGrad(_) | Op::TransposedConv(_) if input == Some(0) => Kept::Either,
+        Op::ConvFilterGrad(_) => Kept::Either,
+        Op::Conv(_) | Op::TransposedConv(_) => Kept::Alike,
+        Op::MaxPool(_) | Op::MultiKernelPooling(_) | Op::TemporalConv(_) => Kept::Alike,
+        Op::Relu(_) if step.epilogue.residual.is_some() => Kept::Alike,
+        _ => Kept::Float32,
     }
 }
 
+/// 32-bit counters that a step needs for itself, through which its blocks tell each other what they have done.
+pub(super) fn counters(step: &Step, inputs: &[Shape], outputs: &[Shape], choices: Choices<'_>) -> usize {
+    let taken = statistics::epsilon(&step.epilogue).map_or(0, |_| statistics::counters(outputs[0]));
+    taken
+        + match &step.op {
+            Op::MultiKernelPooling(_) => multi_kernel_pooling::COUNTERS,
+            Op::Conv(op) => conv::counters(conv::Direction::Forward, op, inputs, outputs[0], choices),
+            _ => 0,
+        }
+}
+
 /// Numbers of scratch memory a step needs.
-pub(super) fn workspace(step: &Step, inputs: &[Shape], outputs: &[Shape], precision: Precision) -> usize {
+pub(super) fn workspace(step: &Step, inputs: &[Shape], outputs: &[Shape], choices: Choices<'_>) -> usize {
     let taken = statistics::epsilon(&step.epilogue).map_or(0, |_| statistics::workspace(outputs[0]));
-    taken + operator_workspace(&step.op, inputs, precision)
+    let shared = match &step.op {
+        Op::Conv(op) => conv::workspace(conv::Direction::Forward, op, inputs, outputs[0], choices),
+        _ => 0,
+    };
+    taken + shared + operator_workspace(&step.op, inputs, choices.precision)
 }
 
 fn operator_workspace(op: &Op, inputs: &[Shape], precision: Precision) -> usize {

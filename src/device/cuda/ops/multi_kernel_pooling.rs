@@ -11,7 +11,12 @@ use bytemuck::NoUninit;
 const THREADS: u32 = 128;
 const MOST_POOLS: usize = 4;
 
-const KERNEL: &str = "multi_kernel_pooling";
+const KERNELS: [&str; 2] = ["multi_kernel_pooling", "multi_kernel_pooling_float16"];
+
+/// How many blocks the device holds at once, whatever numbers they read.
+fn blocks_at_once(choices: Choices<'_>) -> usize {
+    KERNELS.map(|kernel| choices.driver.blocks_at_once(kernel, THREADS, 0)).into_iter().min().unwrap_or(0)
+}
 
 /// How many blocks have come, and how often all have.
 pub(super) const COUNTERS: usize = 2;
@@ -32,7 +37,7 @@ struct Pools {
 
 /// Whether the kernel can do it: it has room for so many pools, and its blocks can wait for each other.
 pub(super) fn is_possible(op: &MultiKernelPooling, choices: Choices<'_>) -> bool {
-    op.kernels.len() <= MOST_POOLS && choices.driver.blocks_at_once(KERNEL, THREADS) > 0
+    op.kernels.len() <= MOST_POOLS && blocks_at_once(choices) > 0
 }
 
 /// The numbers of all pools, one channel each.
@@ -49,8 +54,8 @@ pub(super) fn launches(op: &MultiKernelPooling, binding: &Binding<'_>) -> Vec<La
     let mut kernels = [0; MOST_POOLS];
     kernels.iter_mut().zip(&op.kernels).for_each(|(to, &kernel)| *to = kernel as i32);
     let pools = Pools { batch, height, width, channels, lanes, result_lanes, count, kernels };
-    let blocks = workspace(op, x).min(binding.choices.driver.blocks_at_once(KERNEL, THREADS)).max(1);
-    let launch = Launch::new(KERNEL, [blocks as u32, 1, 1], [THREADS, 1, 1]).cooperative();
+    let blocks = workspace(op, x).min(blocks_at_once(binding.choices)).max(1);
+    let launch = Launch::new(binding.kept_in(KERNELS), [blocks as u32, 1, 1], [THREADS, 1, 1]).cooperative();
     let launch = launch.with(binding.inputs[0].address).with(binding.inputs[1].address).with(binding.bias());
     let launch = launch.with(binding.outputs[0].address).with(binding.workspace).with(binding.counters);
     vec![launch.with(pools)]

@@ -13,6 +13,8 @@ const GROUP: usize = 32;
 /// The least pixels and lanes of a tile, whatever kernel computes the maps: smaller tiles are more of them.
 const LEAST_PIXELS: usize = 64;
 const LEAST_LANES: usize = 32;
+/// Pixels may be cut class by class: a tile more for each but one.
+const MOST_CLASSES: usize = super::tensor_conv::MOST_STEP * super::tensor_conv::MOST_STEP;
 
 /// The kernels' `StatisticsTo`.
 #[derive(Debug, Clone, Copy, NoUninit)]
@@ -46,14 +48,14 @@ pub(super) fn epsilon(epilogue: &Epilogue) -> Option<f32> {
 /// Tiles and groups of a sample, at most.
 fn parts(result: Shape) -> (usize, usize) {
     let (_, _, height, width) = maps(result);
-    let tiles = (height * width).div_ceil(LEAST_PIXELS);
+    let tiles = (height * width).div_ceil(LEAST_PIXELS) + MOST_CLASSES - 1;
     (tiles, tiles.div_ceil(GROUP))
 }
 
-/// Numbers of scratch memory: two rows of lanes for each tile and group of each sample.
+/// Numbers of scratch memory: three rows of lanes for each tile and group of each sample.
 pub(super) fn workspace(result: Shape) -> usize {
     let ((batch, channels, _, _), (tiles, groups)) = (maps(result), parts(result));
-    2 * batch * (tiles + groups) * padded(channels)
+    3 * batch * (tiles + groups) * padded(channels)
 }
 
 /// Counters: for each block of lanes of each sample one for each group, one for them all, and one of launches.

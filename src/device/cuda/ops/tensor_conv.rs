@@ -1,10 +1,10 @@
 //! Launches of the convolutions on tensor cores, see `kernels/tensor_conv.cuh`.
 //!
-//! Values stay float32, but for filters that do not change; other operands of 16 bits are made in the workspace before
-//! each product, first the maps that are read, then the filter or the cotangent.
+//! Operands of 16 bits that are not kept so are made in the workspace before each product, first the maps that are read,
+//! then the filter or the cotangent.
 
 use super::super::driver::{Address, Launch};
-use super::conv::{Cut, Direction, Geometry, Size, in_parts, parts};
+use super::conv::{Direction, Geometry, Size, in_parts, parts};
 use super::{Binding, THREADS as THREADS_OF_NUMBERS, maps};
 use crate::device::Precision;
 use crate::device::layout::{padded, storage};
@@ -17,6 +17,9 @@ pub(super) const THREADS: u32 = 128;
 /// A larger tile does more products for each number it copies, but is of use only where there are blocks for all of
 /// the multiprocessors; these are those of an H100 or H200.
 const LEAST_BLOCKS: usize = 132;
+
+/// The longest stride that pixels are put into classes for, as the kernels have it.
+pub(super) const MOST_STEP: usize = 4;
 
 /// The oldest architecture with tensor cores for it.
 pub(in super::super) fn architecture(precision: Precision) -> u32 {
@@ -46,23 +49,39 @@ pub struct Tile {
 }
 
 impl Tile {
-    /// All there are, largest first; filter gradients have the last two.
+    /// All there are, largest first; filter gradients have the last two, and so has what is multiplied in 16 bits, where
+    /// patches do what large tiles are for.
     pub const ALL: [Tile; 3] =
         [Tile { rows: 128, columns: 64 }, Tile { rows: 64, columns: 64 }, Tile { rows: 64, columns: 32 }];
     const SMALLEST: Tile = Tile::ALL[2];
 
     /// The largest tile that wastes no half of itself and leaves no multiprocessor idle, else the smallest.
-    pub(super) fn of_convolution(size: Size) -> Tile {
+    pub(super) fn of_convolution(size: Size, precision: Precision) -> Tile {
         let fits = |tile: &Tile| {
             let (down, across) = tile.count(size);
-            size.lanes > tile.columns / 2 && down * across >= LEAST_BLOCKS
+            size.lanes > tile.columns / 2 && down * across >= LEAST_BLOCKS && tile.in_precision(precision) == *tile
         };
         Tile::ALL.into_iter().find(fits).unwrap_or(Tile::SMALLEST)
+    }
+
+    /// The largest there is in a precision that is not larger.
+    pub(super) fn in_precision(self, precision: Precision) -> Tile {
+        if precision.is_half() && self == Tile::ALL[0] { Tile::ALL[1] } else { self }
     }
 
     /// How many of pixels there are, by how many of lanes.
     pub(super) fn count(self, size: Size) -> (usize, usize) {
         size.tiles(self.rows, self.columns)
+    }
+
+    /// As [`Tile::count`], of pixels in classes that lie `step` apart, as the kernels' `PixelCut` has them.
+    pub(super) fn count_in_steps(self, size: Size, step: usize) -> (usize, usize) {
+        let step = if step <= MOST_STEP { step } else { 1 };
+        let from = |side: usize, first: usize| (side - first.min(side)).div_ceil(step);
+        let classes = (0..step).flat_map(|row| (0..step).map(move |column| (row, column)));
+        let tiles =
+            classes.map(|(row, column)| (from(size.rows, row) * from(size.columns, column)).div_ceil(self.rows));
+        (size.batch * tiles.sum::<usize>(), self.count(size).1)
     }
 
     /// The tile of a filter gradient with this many output lanes.
@@ -73,17 +92,34 @@ impl Tile {
 
 /// The kernel of a family for a format and a tile.
 macro_rules! kernel {
-    ($family:literal, $precision:expr, $tile:expr, [$($rows:literal x $columns:literal),*]) => {
-        match ($precision, $tile.rows, $tile.columns) {
+    ($family:literal, $precision:expr, $rows:expr, $columns:expr, [$($r:literal x $c:literal),*]) => {
+        match ($precision, $rows, $columns) {
             $(
-                (Precision::Tf32, $rows, $columns) => concat!($family, "_tf32_", $rows, "x", $columns),
-                (Precision::Float16, $rows, $columns) => concat!($family, "_float16_", $rows, "x", $columns),
-                (Precision::BFloat16, $rows, $columns) => concat!($family, "_bfloat16_", $rows, "x", $columns),
+                (Precision::Tf32, $r, $c) => concat!($family, "_tf32_", $r, "x", $c),
+                (Precision::Float16, $r, $c) => concat!($family, "_float16_", $r, "x", $c),
+                (Precision::BFloat16, $r, $c) => concat!($family, "_bfloat16_", $r, "x", $c),
             )*
             (precision, rows, columns) => unreachable!("no {} in {precision} of {rows} x {columns}", $family),
         }
     };
 }
+
+/// As `kernel`: that whose results are float32, and that whose results are kept in the format, if there is one.
+macro_rules! kernels_of {
+    ($family:literal, $precision:expr, $rows:expr, $columns:expr, [$($r:literal x $c:literal),*]) => {
+        match ($precision, $rows, $columns) {
+            $(
+                (Precision::Float16, $r, $c) => [
+                    concat!($family, "_float16_", $r, "x", $c),
+                    concat!($family, "_float16_", $r, "x", $c, "_to_float16"),
+                ],
+                (Precision::BFloat16, $r, $c) => [concat!($family, "_bfloat16_", $r, "x", $c); 2],
+            )*
+            (precision, rows, columns) => unreachable!("no {} in {precision} of {rows} x {columns}", $family),
+        }
+    };
+}
+pub(super) use kernels_of;
 
 /// The kernel that makes operands of a precision from float32, if they are another format.
 fn conversion(precision: Precision) -> Option<&'static str> {
@@ -103,7 +139,7 @@ pub(super) fn workspace(inputs: &[Shape], precision: Precision) -> usize {
 }
 
 /// The launches that make the operands, where those lie, and the workspace behind them.
-fn operands(binding: &Binding<'_>) -> (Vec<Launch>, [Address; 2], Address) {
+pub(super) fn operands(binding: &Binding<'_>) -> (Vec<Launch>, [Address; 2], Address) {
     let given = [binding.inputs[0], binding.inputs[1]];
     let mut free = binding.workspace;
     let Some(kernel) = conversion(binding.choices.precision) else {
@@ -123,19 +159,19 @@ fn operands(binding: &Binding<'_>) -> (Vec<Launch>, [Address; 2], Address) {
     (launches, addresses, free)
 }
 
-/// The kernel of a convolution in a precision with a tile.
-pub(super) fn kernel(direction: Direction, precision: Precision, tile: Tile) -> &'static str {
-    match direction {
-        Direction::Forward => kernel!("conv", precision, tile, [128 x 64, 64 x 64, 64 x 32]),
-        Direction::Backward => kernel!("conv_backward", precision, tile, [128 x 64, 64 x 64, 64 x 32]),
+/// The kernels of a convolution in a precision with a tile.
+pub(super) fn kernels(direction: Direction, precision: Precision, tile: Tile) -> [&'static str; 2] {
+    let Tile { rows, columns } = tile;
+    match (direction, precision) {
+        (Direction::Forward, Precision::Tf32) => {
+            [kernel!("conv", precision, rows, columns, [128 x 64, 64 x 64, 64 x 32]); 2]
+        }
+        (Direction::Backward, Precision::Tf32) => {
+            [kernel!("conv_backward", precision, rows, columns, [128 x 64, 64 x 64, 64 x 32]); 2]
+        }
+        (Direction::Forward, _) => kernels_of!("conv", precision, rows, columns, [64 x 64, 64 x 32]),
+        (Direction::Backward, _) => kernels_of!("conv_backward", precision, rows, columns, [64 x 64, 64 x 32]),
     }
-}
-
-/// The launches of a convolution.
-pub(super) fn convolve(cut: Cut, binding: &Binding<'_>, geometry: Geometry) -> Vec<Launch> {
-    let (mut launches, operands, free) = operands(binding);
-    launches.push(cut.launch(operands, binding, free, geometry));
-    launches
 }
 
 /// The launches of a filter gradient.
@@ -144,7 +180,8 @@ pub(super) fn filter_grad(op: &ConvFilterGrad, binding: &Binding<'_>, geometry: 
     let [inputs, outputs] = [0, 1].map(|i| padded(maps(binding.input_shapes[i]).1));
     let tile =
         binding.choices.tile.filter(|tile| *tile != Tile::ALL[0]).unwrap_or_else(|| Tile::of_filter_grad(outputs));
-    let kernel = kernel!("conv_filter_grad", binding.choices.precision, tile, [64 x 64, 64 x 32]);
+    let precision = binding.choices.precision;
+    let kernel = kernel!("conv_filter_grad", precision, tile.rows, tile.columns, [64 x 64, 64 x 32]);
     let tiles = inputs.div_ceil(tile.rows) * outputs.div_ceil(tile.columns);
     let grid = [tiles, op.kernel_height * op.kernel_width, parts(cotangent)].map(|count| count as u32);
     let (mut launches, [x, dy], free) = operands(binding);

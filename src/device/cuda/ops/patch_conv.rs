@@ -1,0 +1,154 @@
+//! Launches of the convolutions by patches, see `kernels/patch_conv.cuh`.
+
+use super::super::driver::{Address, Launch};
+use super::conv::{Direction, Geometry, Kernel, Size, kernel_of};
+use super::tensor_conv::kernels_of;
+use super::{Binding, Choices, maps, statistics};
+use crate::device::Precision;
+use crate::device::layout::padded;
+use crate::graph::Shape;
+use crate::ops::Conv;
+use bytemuck::NoUninit;
+
+/// As the kernels' constants.
+const THREADS: u32 = 128;
+const STAGES: usize = 4;
+/// Pixels of a patch.
+const ROWS: usize = 128;
+/// Channels of a slice, and the bytes of a pixel in it.
+const DEPTH: usize = 32;
+const PIXEL_BYTES: usize = 64;
+/// Bytes of the moments of a thread.
+const MOMENTS: usize = 12;
+
+/// The most blocks that share a patch: the more, the more sums pass through memory.
+const MOST_SHARES: usize = 4;
+
+/// The kernels' `Patches`.
+#[derive(Debug, Clone, Copy, NoUninit)]
+#[repr(C)]
+struct Patches {
+    width_log2: i32,
+    across: i32,
+    down: i32,
+    halo_columns: i32,
+    halo_pixels: i32,
+    shares: i32,
+    sums: Address,
+    arrivals: Address,
+}
+
+/// How a convolution is cut into patches.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Plan {
+    kernel: Kernel,
+    result: Shape,
+    /// Lanes of a patch.
+    columns: usize,
+    width_log2: u32,
+    /// Patches across and down a sample.
+    across: usize,
+    down: usize,
+    halo_columns: usize,
+    halo_pixels: usize,
+    /// Patches of all samples, by blocks of lanes.
+    tiles: (usize, usize),
+    shares: usize,
+}
+
+impl Plan {
+    /// For a convolution in a format of 16 bits with a kernel of enough taps, if the device has room for it.
+    pub fn of(
+        direction: Direction,
+        conv: &Conv,
+        inputs: &[Shape],
+        result: Shape,
+        choices: Choices<'_>,
+    ) -> Option<Plan> {
+        let (kernel_rows, kernel_columns) = kernel_of(inputs[1]);
+        let is_chosen = direction == Direction::Forward && choices.tile.is_none();
+        if !is_chosen || !choices.precision.is_half() || kernel_rows * kernel_columns < STAGES {
+            return None;
+        }
+        let (_, source_channels, _, _) = maps(inputs[0]);
+        let (_, _, height, width) = maps(result);
+        let size = Size::of(result);
+        let columns = if size.lanes > 32 { 64 } else { 32 };
+        let cut = |width_log2: u32| {
+            let (across, down) = (width.div_ceil(1 << width_log2), height.div_ceil(ROWS >> width_log2));
+            let halo = |side: usize, kernel: usize| (side - 1) * conv.stride + (kernel - 1) * conv.dilation + 1;
+            let halo_columns = halo(1 << width_log2, kernel_columns);
+            let halo_pixels = halo_columns * halo(ROWS >> width_log2, kernel_rows);
+            (across * down, halo_pixels, width_log2, across, down, halo_columns)
+        };
+        // The fewest patches, and among those the least that is read twice.
+        let (_, halo_pixels, width_log2, across, down, halo_columns) = (3..=7).map(cut).min()?;
+        let ring = STAGES * PIXEL_BYTES * columns;
+        let results = ROWS * (columns + 1) * size_of::<f32>() + THREADS as usize * MOMENTS;
+        let shared_bytes = (ring + 2 * halo_pixels * PIXEL_BYTES).max(results) as u32;
+        let names = kernels_of!("conv_patches", choices.precision, ROWS, columns, [128 x 64, 128 x 32]);
+        let kernel = Kernel { names, threads: THREADS, shared_bytes };
+        let tiles = (size.batch * across * down, size.lanes.div_ceil(columns));
+        let at_once = kernel.blocks_at_once(choices);
+        if tiles.1 > at_once {
+            return None;
+        }
+        let shares = shares(padded(source_channels).div_ceil(DEPTH), at_once / (tiles.0 * tiles.1));
+        Some(Plan { kernel, result, columns, width_log2, across, down, halo_columns, halo_pixels, tiles, shares })
+    }
+
+    fn blocks(&self) -> usize {
+        self.tiles.0 * self.tiles.1
+    }
+
+    /// Numbers of scratch memory for what is shared.
+    pub fn workspace(&self) -> usize {
+        if self.shares == 1 { 0 } else { self.blocks() * self.shares * ROWS * self.columns }
+    }
+
+    /// Counters of those who share a patch.
+    pub fn counters(&self) -> usize {
+        if self.shares == 1 { 0 } else { self.blocks() }
+    }
+
+    /// The launch of source and filter; `free` is where the binding's workspace has room for statistics, then sums.
+    pub fn launch(&self, operands: [Address; 2], binding: &Binding<'_>, free: Address, geometry: Geometry) -> Launch {
+        let takes = statistics::epsilon(&binding.epilogue).is_some();
+        let (parts, counters) =
+            if takes { (statistics::workspace(self.result), statistics::counters(self.result)) } else { (0, 0) };
+        let patches = Patches {
+            width_log2: self.width_log2 as i32,
+            across: self.across as i32,
+            down: self.down as i32,
+            halo_columns: self.halo_columns as i32,
+            halo_pixels: self.halo_pixels as i32,
+            shares: self.shares as i32,
+            sums: free.after(parts),
+            arrivals: binding.counters.after(counters),
+        };
+        self.kernel.launch(self.tiles, self.shares, operands, binding, free, geometry).with(patches)
+    }
+}
+
+/// Into how many shares `slices` of channels are cut where there is room for `most`: as few as make the longest as short as
+/// it can be.
+fn shares(slices: usize, most: usize) -> usize {
+    let most = most.clamp(1, MOST_SHARES).min(slices);
+    let longest = slices.div_ceil(most);
+    slices.div_ceil(longest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::shares;
+
+    #[test]
+    fn shares_are_as_few_as_make_the_longest_short() {
+        assert_eq!(shares(16, 7), 4);
+        assert_eq!(shares(8, 3), 3);
+        assert_eq!(shares(4, 3), 2);
+        assert_eq!(shares(2, 9), 2);
+        assert_eq!(shares(16, 0), 1);
+        assert_eq!(shares(1, 4), 1);
+    }
+}
