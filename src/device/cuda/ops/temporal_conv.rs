@@ -10,6 +10,9 @@ use bytemuck::NoUninit;
 /// Rows times columns of the kernel.
 const TAPS: usize = 9;
 
+/// Lanes and pixels in a row of a thread of the forward kernel, as its `RUN`.
+const THREAD: (usize, usize) = (4, 8);
+
 /// The kernels' `Sizes`.
 #[derive(Debug, Clone, Copy, NoUninit)]
 #[repr(C)]
@@ -42,10 +45,12 @@ fn planes(window: Shape) -> usize {
 
 pub(super) fn forward(binding: &Binding<'_>) -> Vec<Launch> {
     let y = binding.outputs[0];
-    let sizes = Sizes::new(binding.input_shapes[0], maps(binding.output_shapes[0]).1);
-    let launch = Launch::of_threads("temporal_conv", y.len, THREADS);
+    let (batch, channels, height, width) = maps(binding.output_shapes[0]);
+    let sizes = Sizes::new(binding.input_shapes[0], channels);
+    let threads = batch * height * width.div_ceil(THREAD.1) * padded(channels) / THREAD.0;
+    let launch = Launch::of_threads("temporal_conv", threads, THREADS);
     let launch = launch.with(binding.inputs[0].address).with(binding.inputs[1].address).with(binding.bias());
-    vec![launch.with(y.address).with_int(y.len).with(i32::from(binding.epilogue.relu)).with(sizes)]
+    vec![launch.with(y.address).with_int(threads).with(i32::from(binding.epilogue.relu)).with(sizes)]
 }
 
 pub(super) fn input_grad(binding: &Binding<'_>) -> Vec<Launch> {
