@@ -1,7 +1,8 @@
 // Max pooling and its gradient. Cells outside the map never win; a tie goes to the first in scan order.
 //
-// Maps are [batch][row][column][lane]. A thread owns a number of the result, so the gradient gathers: it asks each cell
-// that holds its pixel who won. Padding lanes hold zeros, whose maximum and gradient are zeros.
+// Maps are [batch][row][column][lane]. A thread owns numbers of the result, four of the maximum and one of the gradient,
+// which so gathers: it asks each cell that holds its pixel who won. Padding lanes hold zeros, whose maximum and gradient
+// are zeros.
 
 #include "block.cuh"
 
@@ -15,7 +16,7 @@ struct Pool {
     int kernel, stride, padding;
 };
 
-/// Where the number of a thread lies.
+/// Where what a thread owns lies, its lane counted in what a thread owns.
 struct Place {
     int sample, row, column, lane;
 };
@@ -42,14 +43,34 @@ __device__ __forceinline__ int winner(const float* x, const Pool& pool, int samp
     return best;
 }
 
+/// The larger number; the earlier one of equals, and if either is NaN.
+__device__ __forceinline__ float larger(float earlier, float later) { return later > earlier ? later : earlier; }
+
+/// The body of `max_pool`.
+template <class Number>
+__device__ __forceinline__ void pool_cells(const Number* x, Number* y, int quads, const Pool& pool) {
+    unsigned index = blockIdx.x * blockDim.x + threadIdx.x;
+    if (index >= static_cast<unsigned>(quads)) return;
+    Place cell = place(static_cast<int>(index), pool.rows, pool.columns, pool.lanes / 4);
+    int top = cell.row * pool.stride - pool.padding, left = cell.column * pool.stride - pool.padding;
+    const Number* maps = x + cell.sample * pool.height * pool.width * pool.lanes + 4 * cell.lane;
+    int first_row = max(top, 0), first_column = max(left, 0);
+    float4 most = four(maps + (first_row * pool.width + first_column) * pool.lanes);
+    for (int row = first_row; row < min(top + pool.kernel, pool.height); row++) {
+        for (int column = first_column; column < min(left + pool.kernel, pool.width); column++) {
+            float4 later = four(maps + (row * pool.width + column) * pool.lanes);
+            most = make_float4(larger(most.x, later.x), larger(most.y, later.y), larger(most.z, later.z),
+                               larger(most.w, later.w));
+        }
+    }
+    put(y + 4 * static_cast<int>(index), most);
+}
+
 }  // namespace
 
-/// y[cell] = max of x over the cell
-extern "C" __global__ void __launch_bounds__(THREADS) max_pool(const float* x, float* y, int length, Pool pool) {
-    unsigned index = blockIdx.x * blockDim.x + threadIdx.x;
-    if (index >= static_cast<unsigned>(length)) return;
-    Place cell = place(static_cast<int>(index), pool.rows, pool.columns, pool.lanes);
-    y[index] = x[winner(x, pool, cell.sample, cell.row, cell.column, cell.lane)];
+/// y[cell] = max of x over the cell. A thread owns four lanes of a cell.
+extern "C" __global__ void __launch_bounds__(THREADS) max_pool(const float* x, float* y, int quads, Pool pool) {
+    pool_cells(x, y, quads, pool);
 }
 
 /// dx[pixel] = sum of dy over the cells that the pixel won, in scan order

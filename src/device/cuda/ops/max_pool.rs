@@ -34,8 +34,10 @@ impl Pool {
 pub(super) fn forward(op: &MaxPool, binding: &Binding<'_>) -> Vec<Launch> {
     let (x, y) = (binding.inputs[0], binding.outputs[0]);
     let pool = Pool::new(op, binding.input_shapes[0], binding.output_shapes[0]);
-    let launch = Launch::of_threads("max_pool", y.len, THREADS);
-    vec![launch.with(x.address).with(y.address).with_int(y.len).with(pool)]
+    // Lanes come in eights, and a thread owns four.
+    let quads = y.len / 4;
+    let launch = Launch::of_threads("max_pool", quads, THREADS);
+    vec![launch.with(x.address).with(y.address).with_int(quads).with(pool)]
 }
 
 pub(super) fn grad(op: &MaxPool, binding: &Binding<'_>) -> Vec<Launch> {
