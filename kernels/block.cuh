@@ -45,6 +45,8 @@ constexpr unsigned WHOLE_WARP = 0xffffffffu;
 
 /// Four neighbouring numbers, the first at a multiple of 16 bytes.
 __device__ __forceinline__ float4 four(const float* from) { return *reinterpret_cast<const float4*>(from); }
+
+/// Writes four neighbouring numbers, the first to a multiple of 16 bytes.
 __device__ __forceinline__ void put(float* to, float4 numbers) { *reinterpret_cast<float4*>(to) = numbers; }
 
 /// Whether the block is the last of `count` to come to `counter`, and so may read what all of them have written.

@@ -94,7 +94,9 @@ __device__ __forceinline__ float to_float(Float16 number) {
     return wide;
 }
 
-/// The bits of the nearest number that tensor cores tell apart, ties away from zero.
+/// The bits of the nearest number that tensor cores tell apart, ties away from zero. A NaN that only its 13 lowest bits
+/// tell from an infinity becomes that infinity: no arithmetic makes one, and no finite weights and frames hold one, so
+/// that an instruction more for each operand would find nothing.
 __device__ __forceinline__ uint32_t rounded_to_tf32(uint32_t bits) {
     uint32_t rounded;
     asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(rounded) : "f"(__uint_as_float(bits)));  // from sm_80 on

@@ -73,8 +73,7 @@ __device__ __forceinline__ void convolve_window(const float* x, const float* fil
             }
         }
     }
-    // Unlike 0, -0 leaves every sum as it is.
-    float4 biases = bias != nullptr ? four(bias + lane) : make_float4(-0.0f, -0.0f, -0.0f, -0.0f);
+    float4 biases = bias != nullptr ? four(bias + lane) : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
     Result* to = y + ((sample * s.rows + row) * s.columns + column) * s.lanes + lane;
 #pragma unroll
     for (int i = 0; i < RUN; i++) {

@@ -165,8 +165,8 @@ float float16_number(uint16_t bits) {
 }
 
 uint32_t rounded_to_tf32(uint32_t bits) {
-    if ((bits & 0x7f800000u) == 0x7f800000u) return bits;
-    return (bits + 0x1000u) & 0xffffe000u;
+    bool is_finite = (bits & 0x7f800000u) != 0x7f800000u;
+    return (bits + (is_finite ? 0x1000u : 0u)) & 0xffffe000u;
 }
 
 }  // namespace emulator

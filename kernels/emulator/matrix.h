@@ -24,7 +24,8 @@ uint16_t float16_bits(float number);
 /// The float16 of these bits.
 float float16_number(uint16_t bits);
 
-/// The nearest float32 whose lower 13 bits are zero, ties away from zero.
+/// The nearest float32 whose lower 13 bits are zero, ties away from zero. Of infinities and NaNs these bits are dropped,
+/// as in the machine code that nvcc makes of `cvt.rna.tf32.f32`.
 uint32_t rounded_to_tf32(uint32_t bits);
 
 }  // namespace emulator

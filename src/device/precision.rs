@@ -33,11 +33,13 @@ impl Precision {
     }
 
     /// The nearest number of the format, ties to even (tf32: away from zero); what is too large becomes infinite.
+    ///
+    /// A NaN stays one, but for a tf32 whose 13 lowest bits alone tell it from an infinity: it becomes that infinity, as
+    /// it does on GPUs. No arithmetic makes such a NaN, only bits from elsewhere can be one.
     pub fn round(self, x: f32) -> f32 {
         match self {
             Precision::Float32 => x,
-            Precision::Tf32 if x.is_finite() => f32::from_bits((x.to_bits() + 0x1000) & !0x1fff),
-            Precision::Tf32 => x,
+            Precision::Tf32 => f32::from_bits((x.to_bits() + if x.is_finite() { 0x1000 } else { 0 }) & !0x1fff),
             Precision::Float16 => half::f16::from_f32(x).to_f32(),
             Precision::BFloat16 => half::bf16::from_f32(x).to_f32(),
         }
@@ -103,5 +105,12 @@ mod tests {
         assert_eq!(rounded(Precision::Float16), [1.0 + 1.0 / 1024.0, 1.0, f32::INFINITY]);
         assert_eq!(rounded(Precision::Tf32), [1.0 + 1.0 / 1024.0, 1.0 + 1.0 / 1024.0, 70016.0]);
         assert_eq!(rounded(Precision::BFloat16), [1.0, 1.0, 70144.0]);
+    }
+
+    #[test]
+    fn a_nan_that_arithmetic_makes_stays_one() {
+        for nan in [f32::NAN, -f32::NAN, f32::from_bits(0x7fff_ffff), std::hint::black_box(f32::INFINITY) * 0.0] {
+            assert!(Precision::ALL.into_iter().all(|precision| precision.round(nan).is_nan()));
+        }
     }
 }

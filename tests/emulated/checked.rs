@@ -249,7 +249,7 @@ fn a_struct_that_is_copied_whole_is_counted_number_by_number() {
 
 /// What the kernels that do not simply stream ask for: bank conflicts per request to shared memory, and bytes moved
 /// per byte of global memory asked for. All others have no conflict, and at most [`STREAMING`].
-const TRAFFIC: [(&str, f64, f64); 14] = [
+const TRAFFIC: [(&str, f64, f64); 13] = [
     // A warp reads two rows of pixels that lie 32 words apart.
     ("conv", 0.79, 1.0),
     // And weights that lie 8 words apart for neighbouring lanes.
@@ -259,7 +259,6 @@ const TRAFFIC: [(&str, f64, f64); 14] = [
     // Runs of 8 channels between maps of different widths.
     ("copy_channels", 0.0, 1.38),
     // Windows overlap or step over pixels.
-    ("max_pool", 0.0, 1.68),
     ("max_pool_grad", 0.0, 1.21),
     // A filter of one output is one lane in eight.
     ("multi_kernel_pooling", 0.0, 1.82),
