@@ -3,6 +3,8 @@
 mod command_line;
 mod embedded_weights;
 mod fakes;
+#[cfg(feature = "emulator")]
+mod on_device;
 mod pipeline;
 mod result_folder;
 mod results;
