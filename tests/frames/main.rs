@@ -1,11 +1,13 @@
-//! The kernels around the network, see `checks.rs`: on the emulated GPU under hostile schedules, and on a GPU where there
+//! The kernels around the network, see `checks.rs`, and whole clips with the network between them, see `clips.rs`: on the emulated GPU under hostile schedules, and on a GPU where there
 //! is one.
 #![cfg(any(feature = "cuda", feature = "emulator"))]
 
 mod checks;
+#[cfg_attr(coronet_checked, allow(dead_code))] // most of it is left out there
+mod clips;
 
 use checks::CHECKS;
-use coronet::device::cuda::Driver;
+use coronet::device::cuda::{CudaDevice, Driver};
 use std::sync::Arc;
 
 #[test]
@@ -28,6 +30,7 @@ mod emulated {
     use super::*;
     use crate::checks::{Bench, COMPONENTS, EIGHT_BITS, FINITE, FrameCheck, MASKS, SIXTEEN_BITS, size};
     use coronet::device::GreySamples;
+    use coronet::device::cpu::CpuDevice;
     use coronet::device::cuda::{EmulatedDriver, FramePipeline, Schedule};
     use coronet::post::PostProcessing;
 
@@ -64,6 +67,39 @@ mod emulated {
         on_every_schedule(&FINITE);
     }
 
+    fn device() -> CudaDevice {
+        CudaDevice::new(EmulatedDriver::new(Schedule::ALL[0]))
+    }
+
+    #[cfg(not(coronet_checked))] // the checked build would take minutes
+    #[test]
+    fn clips_have_the_masks_and_probabilities_that_the_host_makes_on_the_emulated_gpu() {
+        clips::check_clips(&device());
+    }
+
+    #[cfg(not(coronet_checked))] // as above
+    #[test]
+    fn a_second_clip_finds_nothing_of_the_first_on_the_emulated_gpu() {
+        clips::check_clips_after_another(&device());
+    }
+
+    #[cfg(not(coronet_checked))] // as above
+    #[test]
+    fn streams_have_the_masks_that_the_host_makes_on_the_emulated_gpu() {
+        clips::check_streams(&device());
+    }
+
+    #[test]
+    fn what_goes_wrong_is_said_in_the_hosts_words_on_the_emulated_gpu() {
+        clips::check_errors(&device());
+    }
+
+    #[test]
+    fn the_cpu_and_a_network_that_reads_colours_leave_the_frames_to_the_host() {
+        assert!(clips::is_on_device(&device(), 1) && !clips::is_on_device(&device(), 3));
+        assert!(!clips::is_on_device(&CpuDevice::new(Some(1)).unwrap(), 1));
+    }
+
     #[test]
     fn frames_of_another_size_and_empty_sizes_are_refused() {
         let driver: Arc<dyn Driver> = Arc::new(EmulatedDriver::new(Schedule::ALL[0]));
@@ -85,11 +121,26 @@ mod emulated {
 }
 
 #[cfg(feature = "cuda")]
+fn gpu() -> Option<coronet::device::cuda::Gpu> {
+    coronet::device::cuda::Gpu::new(0).map_err(|error| println!("skipped: {error}")).ok()
+}
+
+#[cfg(feature = "cuda")]
 #[test]
 fn frames_and_masks_are_those_of_the_cpu_on_a_gpu() {
-    let driver: Arc<dyn Driver> = match coronet::device::cuda::Gpu::new(0) {
-        Ok(gpu) => Arc::new(gpu),
-        Err(error) => return println!("skipped: {error}"),
-    };
+    let Some(gpu) = gpu() else { return };
+    let driver: Arc<dyn Driver> = Arc::new(gpu);
     CHECKS.iter().for_each(|check| (check.run)(&driver));
+}
+
+#[cfg(feature = "cuda")]
+#[test]
+fn clips_and_streams_have_the_masks_that_the_host_makes_on_a_gpu() {
+    let Some(gpu) = gpu() else { return };
+    let device = CudaDevice::new(gpu);
+    assert!(clips::is_on_device(&device, 1));
+    clips::check_clips(&device);
+    clips::check_clips_after_another(&device);
+    clips::check_streams(&device);
+    clips::check_errors(&device);
 }

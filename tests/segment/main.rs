@@ -3,8 +3,6 @@
 mod command_line;
 mod embedded_weights;
 mod fakes;
-#[cfg(feature = "emulator")]
-mod on_device;
 mod pipeline;
 mod result_folder;
 mod results;

@@ -6,6 +6,7 @@ use crate::device::{FramePath, FramePathTimes, FrameSession, GreySamples, NotFin
 use crate::error::{Error, Result};
 use crate::graph::Shape;
 use crate::media::{Mask, Size};
+use crate::post::{MinimumArea, PostProcessing};
 use std::time::{Duration, Instant};
 
 /// An open path, and what lies around the network on it.
@@ -18,6 +19,9 @@ pub(super) struct Frames {
 impl CudaSession {
     /// Opens a path unless it is open already; whether it can be.
     pub(super) fn open_frames(&mut self, path: &FramePath) -> Result<bool> {
+        // In pixels, for a share of the image may be NaN and equal to nothing.
+        let minimum_area = MinimumArea::Pixels(path.post.minimum_area.pixels(path.source));
+        let path = &FramePath { post: PostProcessing { minimum_area, ..path.post }, ..*path };
         if self.frames.as_ref().is_some_and(|frames| frames.path == *path) {
             return Ok(true);
         }

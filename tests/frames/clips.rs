@@ -1,13 +1,12 @@
-//! A device that makes the masks by itself, from the frames as they were read: everything is as if the host did it.
+//! Clips and streams through a network whose device makes the masks by itself, from the frames as they were read: everything
+//! must be as if the host did it.
 
-use super::fakes::Kept;
-use coronet::device::cpu::CpuDevice;
-use coronet::device::cuda::{CudaDevice, EmulatedDriver, Schedule};
+use coronet::device::Device;
 use coronet::media::{ClipInfo, ClipKind, ClipReader, Colour, Frame, FrameRange, Size};
 use coronet::model::{CeNet, Config, Stem};
 use coronet::post::{MinimumArea, PostProcessing, Threshold};
 use coronet::segment::{
-    Delay, EngineNetwork, SegmentOptions, SegmentedFrame, StreamSegmenter, WindowNetwork, segment_clip,
+    Delay, EngineNetwork, MaskSink, SegmentOptions, SegmentedFrame, StreamSegmenter, WindowNetwork, segment_clip,
 };
 use coronet::weights::Weights;
 use coronet::{Error, Result};
@@ -40,9 +39,20 @@ impl WindowNetwork for OnHost {
     }
 }
 
-fn network(neighbours: usize) -> EngineNetwork {
-    let weights = Weights::seeded(Config::new(4, Stem::Half, neighbours, 1).unwrap(), 1).unwrap();
-    EngineNetwork::load(&weights, &CudaDevice::new(EmulatedDriver::new(Schedule::ALL[0])), INPUT).unwrap()
+/// Keeps what it is given.
+#[derive(Default)]
+struct Kept(Vec<SegmentedFrame>);
+
+impl MaskSink for Kept {
+    fn accept(&mut self, segmented: SegmentedFrame) -> Result<()> {
+        self.0.push(segmented);
+        Ok(())
+    }
+}
+
+fn network(device: &dyn Device, neighbours: usize, channels: usize) -> EngineNetwork {
+    let weights = Weights::seeded(Config::new(4, Stem::Half, neighbours, channels).unwrap(), 1).unwrap();
+    EngineNetwork::load(&weights, device, INPUT).unwrap()
 }
 
 /// Blots that move, in colour or not.
@@ -77,9 +87,10 @@ impl ClipReader for Clip {
 }
 
 /// A threshold that half of the pixels reach, so that there are components of every size.
-fn post(neighbours: usize) -> PostProcessing {
+fn post(device: &dyn Device, neighbours: usize) -> PostProcessing {
     let options = SegmentOptions { probability: true, ..SegmentOptions::default() };
-    let probability = segmented(&mut OnHost(network(neighbours)), 1, Colour::Grey, &options).remove(0).probability;
+    let mut network = OnHost(network(device, neighbours, 1));
+    let probability = segmented(&mut network, 1, Colour::Grey, &options).remove(0).probability;
     let mut values = probability.unwrap().values;
     values.sort_by(f32::total_cmp);
     PostProcessing {
@@ -96,33 +107,33 @@ fn segmented(
 ) -> Vec<SegmentedFrame> {
     let mut kept = Kept::default();
     segment_clip(&mut clip(frames, colour), network, options, &mut kept, &()).unwrap();
-    kept.frames
+    kept.0
 }
 
-fn is_on_device(network: &mut EngineNetwork) -> bool {
-    network.on_device(SOURCE, &PostProcessing::default()).unwrap().is_some()
+/// Whether a network that reads so many channels leaves the frames to its device.
+pub fn is_on_device(device: &dyn Device, channels: usize) -> bool {
+    network(device, 0, channels).on_device(SOURCE, &PostProcessing::default()).unwrap().is_some()
 }
 
-#[test]
-fn masks_and_probabilities_are_those_that_the_host_makes_with_clip_ends_repeated() {
+/// Masks and probabilities are the host's, where the clip's ends are repeated, too.
+pub fn check_clips(device: &dyn Device) {
     for (neighbours, total, colour, range) in [
         (1, 3, Colour::Rgb, None),
         (2, 4, Colour::Grey, None),
         (1, 5, Colour::Grey, Some(FrameRange { start: 2, end: 4 })),
     ] {
-        let options = SegmentOptions { frames: range, post: post(neighbours), probability: true };
-        let (mut device, mut host) = (network(neighbours), OnHost(network(neighbours)));
-        assert!(is_on_device(&mut device));
-        let expected = segmented(&mut host, total, colour, &options);
+        let options = SegmentOptions { frames: range, post: post(device, neighbours), probability: true };
+        let expected = segmented(&mut OnHost(network(device, neighbours, 1)), total, colour, &options);
         assert!(expected.iter().all(|frame| (1..SOURCE.area()).contains(&frame.mask.vessel_pixels())));
-        let got = segmented(&mut device, total, colour, &options);
+        let got = segmented(&mut network(device, neighbours, 1), total, colour, &options);
         assert!(got == expected, "N = {neighbours}, {total} frames, {range:?}");
     }
 }
 
-#[test]
-fn a_second_clip_finds_nothing_of_the_first_and_no_probability_that_nobody_asked_for() {
-    let (mut network, options) = (network(1), SegmentOptions { post: post(1), ..SegmentOptions::default() });
+/// A second clip finds nothing of the first, and nobody brings a probability that was not asked for.
+pub fn check_clips_after_another(device: &dyn Device) {
+    let options = SegmentOptions { post: post(device, 1), ..SegmentOptions::default() };
+    let mut network = network(device, 1, 1);
     let expected = segmented(&mut network, 2, Colour::Grey, &options);
     segmented(&mut network, 1, Colour::Rgb, &SegmentOptions::default());
     let again = segmented(&mut network, 2, Colour::Grey, &options);
@@ -143,34 +154,29 @@ fn streamed(network: &mut dyn WindowNetwork, post: PostProcessing, delay: Delay)
     frames
 }
 
-#[test]
-fn streams_have_the_masks_that_the_host_makes_however_soon_they_leave() {
-    let post = post(1);
+/// However soon masks leave, they are the host's.
+pub fn check_streams(device: &dyn Device) {
+    let post = post(device, 1);
     for delay in [Delay::Neighbours, Delay::None] {
-        let got = streamed(&mut network(1), post, delay);
-        assert!(got.len() == 4 && got == streamed(&mut OnHost(network(1)), post, delay), "{delay:?}");
+        let expected = streamed(&mut OnHost(network(device, 1, 1)), post, delay);
+        assert!(expected.len() == 4 && streamed(&mut network(device, 1, 1), post, delay) == expected, "{delay:?}");
     }
 }
 
-#[test]
-fn a_stream_refuses_a_frame_of_another_size_in_the_same_words() {
+/// What goes wrong is said in the same words.
+pub fn check_errors(device: &dyn Device) {
     let narrow = Frame::new(Size { width: 5, height: 4 }, Colour::Grey, vec![0; 20]).unwrap();
     let said = |network: &mut dyn WindowNetwork| {
-        let mut segmenter =
-            StreamSegmenter::new(network, SOURCE, PostProcessing::default(), Delay::Neighbours).unwrap();
-        segmenter.push(narrow.clone()).unwrap_err().to_string()
+        let segmenter = StreamSegmenter::new(network, SOURCE, PostProcessing::default(), Delay::Neighbours);
+        segmenter.unwrap().push(narrow.clone()).unwrap_err().to_string()
     };
-    assert_eq!(said(&mut network(1)), said(&mut OnHost(network(1))));
-}
+    assert_eq!(said(&mut network(device, 1, 1)), said(&mut OnHost(network(device, 1, 1))));
 
-#[test]
-fn a_probability_that_is_no_number_is_the_same_error() {
     let poisoned = || {
-        let mut network = network(1);
-        let graph = CeNet::build(network.config(), 1, INPUT.height, INPUT.width).unwrap();
-        let (_, bias) = graph.parameters.last().unwrap();
-        let numbers = vec![f32::NAN; graph.graph.shape(*bias).elements()];
-        network.session().write(*bias, &numbers).unwrap();
+        let mut network = network(device, 1, 1);
+        let CeNet { graph, parameters, .. } = CeNet::build(network.config(), 1, INPUT.height, INPUT.width).unwrap();
+        let (_, bias) = *parameters.last().unwrap();
+        network.session().write(bias, &vec![f32::NAN; graph.shape(bias).elements()]).unwrap();
         network
     };
     let said = |network: &mut dyn WindowNetwork| {
@@ -183,13 +189,4 @@ fn a_probability_that_is_no_number_is_the_same_error() {
     let expected = "the network produced NaN in frame 1 at column 0, row 0; check its weights";
     assert_eq!(said(&mut poisoned()), expected);
     assert_eq!(said(&mut OnHost(poisoned())), expected);
-}
-
-#[test]
-fn the_cpu_and_a_network_that_reads_colours_leave_the_frames_to_the_host() {
-    let weights = |channels| Weights::seeded(Config::new(4, Stem::Half, 1, channels).unwrap(), 1).unwrap();
-    let cpu = CpuDevice::new(Some(1)).unwrap();
-    let gpu = CudaDevice::new(EmulatedDriver::new(Schedule::ALL[0]));
-    assert!(!is_on_device(&mut EngineNetwork::load(&weights(1), &cpu, INPUT).unwrap()));
-    assert!(!is_on_device(&mut EngineNetwork::load(&weights(3), &gpu, INPUT).unwrap()));
 }
