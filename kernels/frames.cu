@@ -12,6 +12,11 @@ struct Taps {
     int first, count;
 };
 
+/// Which planes of a ring make a window, oldest first.
+struct Slots {
+    int of[7];
+};
+
 /// A number that is NaN or infinite, and where.
 struct NotFinite {
     int at;
@@ -116,6 +121,14 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     if (i >= static_cast<unsigned>(length)) return;
     float sample = down(x, taps, weights, most, static_cast<int>(i), columns);
     plane[i] = __fadd_rn(__fmul_rn(sample / 255.0f, 3.2f), -1.6f);
+}
+
+/// window[frame] = ring[slots.of[frame]], for as many frames, `area` numbers each, as the grid has in y. A thread owns a
+/// number.
+extern "C" __global__ void __launch_bounds__(THREADS)
+    gather_window(const float* ring, float* window, Slots slots, int area) {
+    int i = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x), frame = static_cast<int>(blockIdx.y);
+    if (i < area) window[frame * area + i] = ring[slots.of[frame] * area + i];
 }
 
 /// The first half of probability to mask: y = lane 0 of x resized across. x: [rows][width][lanes], y: [rows][columns],

@@ -81,6 +81,16 @@ __forceinline__ unsigned atomicInc(unsigned* address, unsigned most) {
     return emulator::Multiprocessor::current().increment(address, most);
 }
 
+/// The number before; it becomes the sum.
+__forceinline__ unsigned atomicAdd(unsigned* address, unsigned number) {
+    return emulator::Multiprocessor::current().add(address, number);
+}
+
+/// The number before; it becomes the lesser of both.
+__forceinline__ unsigned atomicMin(unsigned* address, unsigned number) {
+    return emulator::Multiprocessor::current().lower(address, number);
+}
+
 /// What a number that blocks count by is now.
 __forceinline__ unsigned counter_now(const unsigned* address) {
     return emulator::Multiprocessor::current().counter(address);

@@ -299,6 +299,14 @@ void Multiprocessor::wait_at(const char* what) {
     resume_next();
 }
 
+/// Leaves the running thread for one that can run, and stays ready; there must be another.
+void Multiprocessor::let_another_run() {
+    unsigned leaving = block_->running;
+    const Fiber& next = next_thread();
+    block_->ready.push_back(leaving);
+    switch_fiber(block_->threads[leaving].fiber, next);
+}
+
 void Multiprocessor::barrier() {
     called_from_ = CALLER;
     pass_barrier("__syncthreads");
@@ -366,15 +374,39 @@ void Multiprocessor::fence() {
     if (DETECTS_RACES) races_.fence(here.linear);
 }
 
-unsigned Multiprocessor::increment(unsigned* address, unsigned most) {
-    called_from_ = CALLER;
+/// What every atomic operation begins with; `from` is where the kernel calls.
+void Multiprocessor::begin_atomic(const unsigned* address, Site from) {
+    called_from_ = from;
     check_counter(address, "an atomic operation on");
+    // What the thread has read before may be outdated by the time it gets here.
+    if (launch_->schedule.order == Order::Random && !block_->ready.empty() && random() % 2 == 0) {
+        let_another_run();
+        called_from_ = from;
+    }
     if (DETECTS_RACES) {
         races_.learn(address, here.linear);
         races_.pass_on(address, here.linear);
     }
+}
+
+unsigned Multiprocessor::increment(unsigned* address, unsigned most) {
+    begin_atomic(address, CALLER);
     unsigned before = *address;
     *address = before >= most ? 0 : before + 1;
+    return before;
+}
+
+unsigned Multiprocessor::add(unsigned* address, unsigned number) {
+    begin_atomic(address, CALLER);
+    unsigned before = *address;
+    *address = before + number;
+    return before;
+}
+
+unsigned Multiprocessor::lower(unsigned* address, unsigned number) {
+    begin_atomic(address, CALLER);
+    unsigned before = *address;
+    *address = std::min(before, number);
     return before;
 }
 

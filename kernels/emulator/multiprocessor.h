@@ -101,6 +101,12 @@ public:
     /// `atomicInc`.
     unsigned increment(unsigned* address, unsigned most);
 
+    /// `atomicAdd`.
+    unsigned add(unsigned* address, unsigned number);
+
+    /// `atomicMin`.
+    unsigned lower(unsigned* address, unsigned number);
+
     /// What a number that blocks count by is now.
     unsigned counter(const unsigned* address);
 
@@ -213,8 +219,10 @@ private:
     const Fiber& next_thread();
     void resume_next();
     void wait_at(const char* what);
+    void let_another_run();
     void pass_barrier(const char* name);
     void check_counter(const unsigned* address, const char* what);
+    void begin_atomic(const unsigned* address, Site from);
     std::string place() const;
     std::string deadlock() const;
     [[noreturn]] void stop(Site site, const char* format, va_list values);

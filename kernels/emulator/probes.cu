@@ -19,6 +19,15 @@ extern "C" __global__ void probe_missing_barrier(const float* x, float* y) {
     if (threadIdx.x == 0) y[blockIdx.x] = sums[0] + sums[1];
 }
 
+/// Counts threads: y[thread] = 1 where another one has come between its look at the number and its addition.
+extern "C" __global__ void probe_outdated_look(unsigned* number, float* y) {
+    unsigned look = counter_now(number);
+    y[threadIdx.x] = atomicAdd(number, 1) == look ? 0.0f : 1.0f;
+}
+
+/// y = the least of `numbers`.
+extern "C" __global__ void probe_least(const unsigned* numbers, unsigned* y) { atomicMin(y, numbers[threadIdx.x]); }
+
 /// Copies four numbers a thread through shared memory into the neighbour's place; `valid` of them, then zeros.
 extern "C" __global__ void probe_copy(const float* x, float* y, int valid) {
     SHARED_MEMORY(float4, tile);

@@ -1,12 +1,12 @@
 //! A frame arrives, a mask leaves: the work, timed part by part.
 
 use super::steps::{StepTime, medians};
-use crate::device::Session;
 use crate::device::cpu::last_level_cache;
+use crate::device::{FramePathTimes, GreySamples, Session};
 use crate::error::{Error, Result};
 use crate::media::{BilinearResize, Colour, Frame, FramePreparer, Mask, Size};
 use crate::post::{PostProcessing, to_source_size};
-use crate::segment::{EngineNetwork, EngineTimes, WindowNetwork, check_numbers};
+use crate::segment::{EngineNetwork, EngineTimes, WindowNetwork, check_numbers, not_finite};
 use std::collections::VecDeque;
 use std::fmt;
 use std::hint::black_box;
@@ -55,9 +55,10 @@ impl FromStr for Mode {
 pub struct FrameTimes {
     /// From the 8-bit frame in the host's memory to the mask there.
     pub end_to_end: Duration,
-    /// Resizing and scaling the frame.
+    /// Resizing and scaling the frame; where the device does it, and puts the window together, its time for that.
     pub prepare: Duration,
-    /// What the network took, and getting numbers to it and back.
+    /// What the network took, and getting numbers to it and back: the window and the probability, or, where the device
+    /// makes the masks, the frame and the mask.
     pub engine: EngineTimes,
     /// From the probability to the mask: resizing, threshold, small components.
     pub post: Duration,
@@ -71,45 +72,47 @@ const FLUSHED: usize = 128 << 20;
 /// A network on a device with all that a frame meets before and behind it.
 pub struct FrameBench {
     network: EngineNetwork,
-    preparer: FramePreparer,
+    source: Size,
     clip: Vec<Frame>,
     /// Frames so far.
     count: usize,
+    /// Frames of a window.
+    frames: usize,
+    post: PostProcessing,
+    /// What the host does, unless the device makes the masks by itself.
+    on_host: Option<OnHost>,
+    flusher: Vec<u64>,
+}
+
+/// What lies around the network on the host.
+struct OnHost {
+    preparer: FramePreparer,
     /// The window's frames as the network reads them, oldest first.
     window: VecDeque<Vec<f32>>,
-    resize: BilinearResize,
-    post: PostProcessing,
     probability: Vec<f32>,
-    flusher: Vec<u64>,
+    resize: BilinearResize,
 }
 
 impl FrameBench {
     /// For frames of `source` size, grey or coloured as the network reads them.
     ///
     /// # Errors
-    /// [`Error::Request`] when a side is 0.
-    pub fn new(network: EngineNetwork, source: Size) -> Result<FrameBench> {
-        let (colour, input) = (network.colour(), network.input_size());
-        let mut preparer = FramePreparer::new(source, colour, input)?;
+    /// [`Error::Request`] when a side is 0, [`Error::Device`] when the device fails or memory is short.
+    pub fn new(mut network: EngineNetwork, source: Size) -> Result<FrameBench> {
+        let (colour, input, post) = (network.colour(), network.input_size(), PostProcessing::default());
         let clip = (0..CLIP).map(|number| frame(source, colour, number)).collect::<Result<Vec<_>>>()?;
         let frames = 2 * network.neighbours() + 1;
-        let prepared = (0..frames).map(|number| {
-            let mut planes = vec![0.0; preparer.values()];
-            preparer.prepare(&clip[number % CLIP], &mut planes)?;
-            Ok(planes)
-        });
-        let window = prepared.collect::<Result<VecDeque<_>>>()?;
-        Ok(FrameBench {
-            network,
-            preparer,
-            clip,
-            count: frames,
-            window,
-            resize: BilinearResize::new(input, source)?,
-            post: PostProcessing::default(),
-            probability: vec![0.0; input.area()],
-            flusher: Vec::new(),
-        })
+        let mut on_host = None;
+        match network.on_device(source, &post)? {
+            Some(device) => (0..frames).try_for_each(|number| device.take(number, samples(&clip[number % CLIP])))?,
+            None => on_host = Some(OnHost::new(&clip, source, colour, input, frames)?),
+        }
+        Ok(FrameBench { network, source, clip, count: frames, frames, post, on_host, flusher: Vec::new() })
+    }
+
+    /// Whether the device makes the masks by itself.
+    pub fn is_on_device(&self) -> bool {
+        self.on_host.is_none()
     }
 
     /// One frame arrives; the mask of the window's middle one leaves.
@@ -117,19 +120,24 @@ impl FrameBench {
     /// # Errors
     /// [`Error::Network`] when a probability is not a number, [`Error::Device`] when the device fails.
     pub fn frame(&mut self) -> Result<(FrameTimes, Mask)> {
-        let begun = Instant::now();
-        let mut planes = self.window.pop_front().unwrap_or_default();
-        self.preparer.prepare(&self.clip[self.count % CLIP], &mut planes)?;
-        self.window.push_back(planes);
-        let prepare = begun.elapsed();
-        let window: Vec<&[f32]> = self.window.iter().map(Vec::as_slice).collect();
-        let engine = self.network.run_measured(&window, &mut self.probability)?;
-        let computed = Instant::now();
-        check_numbers(self.count, self.network.input_size(), &self.probability)?;
-        let mask = self.post.mask(&to_source_size(&mut self.resize, &self.probability)?);
+        let (number, frame, input) = (self.count, &self.clip[self.count % CLIP], self.network.input_size());
+        let found = match &mut self.on_host {
+            Some(host) => host.frame(&mut self.network, &self.post, frame, number)?,
+            None => {
+                let begun = Instant::now();
+                let device = self.network.on_device(self.source, &self.post)?;
+                let device = device.ok_or_else(|| Error::Internal("the device makes no masks any more".into()))?;
+                device.take(number % self.frames, samples(frame))?;
+                let places: Vec<usize> = (number + 1..=number + self.frames).map(|later| later % self.frames).collect();
+                let mask = device.mask(&places)?.map_err(|found| not_finite(number, input, found))?;
+                let end_to_end = begun.elapsed();
+                let FramePathTimes { upload, prepare, enqueue, compute, post, download } = device.times()?;
+                let engine = EngineTimes { upload, enqueue: Some(enqueue), compute, download };
+                (FrameTimes { end_to_end, prepare, engine, post }, mask)
+            }
+        };
         self.count += 1;
-        let times = FrameTimes { end_to_end: begun.elapsed(), prepare, engine, post: computed.elapsed() };
-        Ok((times, mask))
+        Ok(found)
     }
 
     /// Times `frames` frames after `warm_up` others, `period` from the start of one to the start of the next where the
@@ -202,6 +210,46 @@ impl FrameBench {
     }
 }
 
+impl OnHost {
+    fn new(clip: &[Frame], source: Size, colour: Colour, input: Size, frames: usize) -> Result<OnHost> {
+        let mut preparer = FramePreparer::new(source, colour, input)?;
+        let prepared = (0..frames).map(|number| {
+            let mut planes = vec![0.0; preparer.values()];
+            preparer.prepare(&clip[number % CLIP], &mut planes)?;
+            Ok(planes)
+        });
+        let window = prepared.collect::<Result<VecDeque<_>>>()?;
+        let resize = BilinearResize::new(input, source)?;
+        Ok(OnHost { preparer, window, probability: vec![0.0; input.area()], resize })
+    }
+
+    fn frame(
+        &mut self,
+        network: &mut EngineNetwork,
+        post: &PostProcessing,
+        frame: &Frame,
+        number: usize,
+    ) -> Result<(FrameTimes, Mask)> {
+        let begun = Instant::now();
+        let mut planes = self.window.pop_front().unwrap_or_default();
+        self.preparer.prepare(frame, &mut planes)?;
+        self.window.push_back(planes);
+        let prepare = begun.elapsed();
+        let window: Vec<&[f32]> = self.window.iter().map(Vec::as_slice).collect();
+        let engine = network.run_measured(&window, &mut self.probability)?;
+        let computed = Instant::now();
+        check_numbers(number, network.input_size(), &self.probability)?;
+        let mask = post.mask(&to_source_size(&mut self.resize, &self.probability)?);
+        let times = FrameTimes { end_to_end: begun.elapsed(), prepare, engine, post: computed.elapsed() };
+        Ok((times, mask))
+    }
+}
+
+/// Of a grey frame.
+fn samples(frame: &Frame) -> GreySamples<'_> {
+    GreySamples::Eight(frame.samples())
+}
+
 /// Stripes that move: no two neighbouring pixels or frames are the same.
 fn frame(size: Size, colour: Colour, number: usize) -> Result<Frame> {
     let samples = (0..size.area()).flat_map(|at| {
@@ -215,42 +263,61 @@ fn frame(size: Size, colour: Colour, number: usize) -> Result<Frame> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::device::Device;
     use crate::device::cpu::CpuDevice;
     use crate::model::{Config, Stem};
     use crate::weights::Weights;
 
-    fn bench(source: Size) -> FrameBench {
+    const INPUT: Size = Size { width: 96, height: 96 };
+
+    fn network(device: &dyn Device) -> EngineNetwork {
         let weights = Weights::seeded(Config::new(4, Stem::Half, 1, 1).unwrap(), 1).unwrap();
-        let device = CpuDevice::new(Some(1)).unwrap();
-        let network = EngineNetwork::load(&weights, &device, Size { width: 96, height: 96 }).unwrap();
-        FrameBench::new(network, source).unwrap()
+        EngineNetwork::load(&weights, device, INPUT).unwrap()
+    }
+
+    fn bench(source: Size) -> FrameBench {
+        FrameBench::new(network(&CpuDevice::new(Some(1)).unwrap()), source).unwrap()
     }
 
     /// The bench must do the work of `segment`: its mask is the one that the pipeline gives the same frame.
+    fn check_mask(device: &dyn Device, is_on_device: bool) {
+        let source = Size { width: 100, height: 80 };
+        let mut bench = FrameBench::new(network(device), source).unwrap();
+        assert_eq!(bench.is_on_device(), is_on_device);
+        let mut preparer = FramePreparer::new(source, Colour::Grey, INPUT).unwrap();
+        let mut resize = BilinearResize::new(INPUT, source).unwrap();
+        let mut again = network(device);
+        // Frames 0 to 2 filled the window; frame 3 pushed out frame 0, and frame 4 frame 1.
+        for window in [1..4, 2..5] {
+            let (times, mask) = bench.frame().unwrap();
+            assert_eq!(mask.size, source);
+            let parts = times.prepare + times.engine.upload + times.engine.compute + times.engine.download + times.post;
+            assert!(times.end_to_end >= parts, "{times:?}");
+            let planes: Vec<Vec<f32>> = window
+                .map(|number| {
+                    let mut planes = vec![0.0; preparer.values()];
+                    preparer.prepare(&frame(source, Colour::Grey, number).unwrap(), &mut planes).unwrap();
+                    planes
+                })
+                .collect();
+            let window: Vec<&[f32]> = planes.iter().map(Vec::as_slice).collect();
+            let mut probability = vec![0.0; INPUT.area()];
+            again.run(&window, &mut probability).unwrap();
+            let map = to_source_size(&mut resize, &probability).unwrap();
+            assert_eq!(mask, PostProcessing::default().mask(&map));
+        }
+    }
+
     #[test]
     fn the_mask_is_that_of_the_windows_middle_frame() {
-        let source = Size { width: 100, height: 80 };
-        let mut bench = bench(source);
-        let (times, mask) = bench.frame().unwrap();
-        assert_eq!(mask.size, source);
-        let parts = times.prepare + times.engine.upload + times.engine.compute + times.engine.download + times.post;
-        assert!(times.end_to_end >= parts, "{times:?}");
+        check_mask(&CpuDevice::new(Some(1)).unwrap(), false);
+    }
 
-        let mut again = self::bench(source);
-        let mut preparer = FramePreparer::new(source, Colour::Grey, again.network.input_size()).unwrap();
-        // Frames 0 to 2 filled the window; frame 3 pushed out frame 0.
-        let planes: Vec<Vec<f32>> = (1..4)
-            .map(|number| {
-                let mut planes = vec![0.0; preparer.values()];
-                preparer.prepare(&frame(source, Colour::Grey, number).unwrap(), &mut planes).unwrap();
-                planes
-            })
-            .collect();
-        let window: Vec<&[f32]> = planes.iter().map(Vec::as_slice).collect();
-        let mut probability = vec![0.0; 96 * 96];
-        again.network.run(&window, &mut probability).unwrap();
-        let map = to_source_size(&mut again.resize, &probability).unwrap();
-        assert_eq!(mask, PostProcessing::default().mask(&map));
+    #[cfg(feature = "emulator")]
+    #[test]
+    fn the_mask_that_a_device_makes_by_itself_is_the_same() {
+        use crate::device::cuda::{CudaDevice, EmulatedDriver, Schedule};
+        check_mask(&CudaDevice::new(EmulatedDriver::new(Schedule::ALL[0])), true);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! One use of the engine: how long a frame takes, from its 8 bits to its mask, and where the time goes.
 //!
 //! [`FrameBench`] does what [`crate::segment`] does for a frame of a clip, without decoding and writing files, one step
-//! after the other, and times each. [`Report`] is what is published of it.
+//! after the other, and times each: on the host, or as the device does them by itself. [`Report`] is what is published of it.
 
 mod environment;
 mod frames;

@@ -109,15 +109,21 @@ pub struct Method {
 }
 
 impl Method {
-    /// The one that there is.
-    pub fn new(warm_up: usize, frames: usize, paced_fps: f64) -> Method {
+    /// With all around the network on the host, or on the device.
+    pub fn new(warm_up: usize, frames: usize, paced_fps: f64, is_on_device: bool) -> Method {
         Method {
             warm_up,
             frames,
             paced_fps,
-            end_to_end: "host memory to host memory: an 8-bit frame is resized and scaled, the window of 2N+1 frames goes \
-                         to the device, the network runs, the probability comes back, is resized and becomes a mask \
-                         without small components",
+            end_to_end: if is_on_device {
+                "host memory to host memory: an 8-bit frame goes to the device, is resized, scaled and put together with \
+                 the 2N frames before it, the network runs, the probability is resized and becomes a mask without small \
+                 components, the mask comes back"
+            } else {
+                "host memory to host memory: an 8-bit frame is resized and scaled, the window of 2N+1 frames goes to the \
+                 device, the network runs, the probability comes back, is resized and becomes a mask without small \
+                 components"
+            },
             percentiles: "nearest rank, over all frames that count",
             steps: "median of up to 20 further frames in which each step is waited for by itself",
         }

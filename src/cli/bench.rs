@@ -216,7 +216,7 @@ fn measured(arguments: &Arguments) -> Result<Report> {
     // Before this process has taken memory and time from those.
     let cold = cold_start::measure(arguments, &weights)?;
     let mut bench = arguments.bench(&weights, &*device)?;
-    let config = configuration(arguments, &weights);
+    let network_config = weights.config();
     drop(weights);
 
     let progress = Progress::new("frames", arguments.quiet);
@@ -234,6 +234,8 @@ fn measured(arguments: &Arguments) -> Result<Report> {
     }
     let steps = bench.steps(step_runs, &mut go_on)?;
     drop(progress);
+    let config = Configuration { graph: bench.session().is_one_graph(), ..configuration(arguments, network_config) };
+    let is_on_device = bench.is_on_device();
     let arena_bytes = (bench.session().program().arena_len() * size_of::<f32>()) as u64;
     drop(bench);
     let ceilings = device.ceilings()?;
@@ -244,7 +246,7 @@ fn measured(arguments: &Arguments) -> Result<Report> {
         config,
         median_ms: main.map(|metric| metric.latency.median).ok_or(Error::Internal("no mode was measured".into()))?,
         environment,
-        method: Method::new(warm_up, frames, arguments.fps.0),
+        method: Method::new(warm_up, frames, arguments.fps.0, is_on_device),
         modes,
         kernels: KernelRow::of(&steps, ceilings.as_ref()),
         steps: StepRow::of(&steps, ceilings.as_ref()),
@@ -255,13 +257,13 @@ fn measured(arguments: &Arguments) -> Result<Report> {
     })
 }
 
-fn configuration(arguments: &Arguments, weights: &Weights) -> Configuration {
+fn configuration(arguments: &Arguments, network: Config) -> Configuration {
     let origin = arguments.weights.as_ref().map(|path| path.display().to_string());
     Configuration {
         precision: arguments.precision.to_string(),
         weights: origin.unwrap_or(format!("random, seed {SEED}")),
         device: arguments.device.choice().to_string(),
-        ..Configuration::of(weights.config(), arguments.size.get(), arguments.frame())
+        ..Configuration::of(network, arguments.size.get(), arguments.frame())
     }
 }
 

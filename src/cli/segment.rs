@@ -162,7 +162,7 @@ fn run_with(arguments: &Arguments, open_clip: OpenClip, open_network: OpenNetwor
     let mut network = open_network(arguments)?;
 
     let post = PostProcessing { threshold: arguments.threshold, minimum_area: arguments.min_area };
-    let options = SegmentOptions { frames: *frames, post };
+    let options = SegmentOptions { frames: *frames, post, probability: arguments.probability };
     let files =
         ResultsOptions { probability: arguments.probability, video: &OverlayVideo, labels: labels.map(Labels::new) };
     let progress = Progress::new("frames", arguments.quiet);

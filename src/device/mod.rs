@@ -7,12 +7,14 @@ mod choice;
 pub mod cpu;
 #[cfg(any(feature = "cuda", feature = "emulator"))]
 pub mod cuda;
+mod frames;
 mod isolation;
 mod layout;
 mod precision;
 
 pub use ceilings::Ceilings;
 pub use choice::{DeviceChoice, Opened};
+pub use frames::{FramePath, FramePathTimes, FrameSession, GreySamples, NotFinite};
 pub use precision::Precision;
 
 use crate::error::Result;
@@ -100,6 +102,21 @@ pub trait Session: Send {
         let begun = Instant::now();
         self.run()?;
         Ok(RunTime { enqueue: None, compute: begun.elapsed() })
+    }
+
+    /// Whether the device starts all steps of a run as one.
+    fn is_one_graph(&self) -> bool {
+        false
+    }
+
+    /// The session as one that makes masks of frames by itself, with memory for that from the first time on; `None` where
+    /// the device cannot, and then the host does what lies around the network.
+    ///
+    /// # Errors
+    /// [`crate::Error::Device`] when the device fails or memory is short.
+    fn frames(&mut self, path: &FramePath) -> Result<Option<&mut dyn FrameSession>> {
+        let _ = path;
+        Ok(None)
     }
 
     /// Fills the caches of a device that has its own with something else.

@@ -26,6 +26,7 @@ pub(crate) use images::files_in_natural_order;
 pub use images::{image_size, read_image};
 pub use labels::LabelReader;
 pub use prepare::FramePreparer;
+pub(crate) use prepare::wrong_size;
 pub use range::FrameRange;
 pub use resize::BilinearResize;
 pub use stream::{FrameStream, MaskStream};

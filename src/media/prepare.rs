@@ -34,11 +34,7 @@ impl FramePreparer {
     /// [`Error::Request`] when the frame or `planes` has another size than announced.
     pub fn prepare(&mut self, frame: &Frame, planes: &mut [f32]) -> Result<()> {
         if frame.size() != self.resize.from() || planes.len() != self.values() {
-            return Err(Error::Request(format!(
-                "a frame of {} cannot be prepared where {} is expected",
-                frame.size(),
-                self.resize.from()
-            )));
+            return Err(wrong_size(frame.size(), self.resize.from()));
         }
         let converted;
         let frame = match (frame.colour(), self.colour) {
@@ -65,6 +61,11 @@ impl FramePreparer {
         }
         Ok(())
     }
+}
+
+/// The error of a frame that has another size than those before.
+pub(crate) fn wrong_size(given: Size, expected: Size) -> Error {
+    Error::Request(format!("a frame of {given} cannot be prepared where {expected} is expected"))
 }
 
 #[cfg(test)]

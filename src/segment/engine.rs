@@ -1,10 +1,11 @@
 //! The engine as a [`WindowNetwork`]: weights, a device and an input size become a network ready to run.
 
 use super::WindowNetwork;
-use crate::device::{Device, RunTime, Session};
+use crate::device::{Device, FramePath, FrameSession, RunTime, Session};
 use crate::error::{Error, Result};
 use crate::media::{Colour, Size};
 use crate::model::{ARCHITECTURE, CeNet, Config};
+use crate::post::PostProcessing;
 use crate::program::{Placement, Program};
 use crate::weights::Weights;
 use std::time::{Duration, Instant};
@@ -112,6 +113,14 @@ impl WindowNetwork for EngineNetwork {
         self.write_window(window)?;
         self.session.run()?;
         self.session.read_into(self.network.probability, probability)
+    }
+
+    fn on_device(&mut self, source: Size, post: &PostProcessing) -> Result<Option<&mut dyn FrameSession>> {
+        if self.colour() != Colour::Grey {
+            return Ok(None);
+        }
+        let (window, probability) = (self.network.window, self.network.probability);
+        self.session.frames(&FramePath { window, probability, source, post: *post })
     }
 
     fn describe(&self) -> serde_json::Value {

@@ -4,6 +4,7 @@
 //! memory does not grow with the clip. [`RESULTS`] are what a run leaves in its
 //! folder, all of them or none.
 
+mod answer;
 mod engine;
 mod labels;
 mod latency;
@@ -14,18 +15,20 @@ mod stream;
 mod summary;
 mod window;
 
+pub(crate) use answer::{check_numbers, not_finite};
 pub use engine::{EngineNetwork, EngineTimes};
 pub use labels::{LabelAgreement, Labels};
 pub use latency::Latency;
 pub use overlay_video::OverlayVideo;
-pub(crate) use pipeline::check_numbers;
 pub use pipeline::{FrameReport, MaskSink, Observer, Run, SegmentOptions, SegmentedFrame, segment_clip};
 pub use results::{NoVideo, OpenVideo, RESULTS, ResultsOptions, VideoSink, segment_into};
 pub use stream::{Delay, StreamSegmenter};
 pub use summary::{FrameArea, OutputSummary, Summary};
 
+use crate::device::FrameSession;
 use crate::error::Result;
 use crate::media::{Colour, Size};
+use crate::post::PostProcessing;
 
 /// A network ready to run, as the pipeline sees it.
 pub trait WindowNetwork: Send {
@@ -46,6 +49,16 @@ pub trait WindowNetwork: Send {
     /// # Errors
     /// Whatever the device or the network reports.
     fn run(&mut self, window: &[&[f32]], probability: &mut [f32]) -> Result<()>;
+
+    /// The network's device as one that makes masks of grey frames of `source` size by itself, so that
+    /// [`WindowNetwork::run`] is not needed; `None` where it does not. The same whenever it is asked for the same.
+    ///
+    /// # Errors
+    /// Whatever the device reports.
+    fn on_device(&mut self, source: Size, post: &PostProcessing) -> Result<Option<&mut dyn FrameSession>> {
+        let _ = (source, post);
+        Ok(None)
+    }
 
     /// Configuration and device, for `summary.json`.
     fn describe(&self) -> serde_json::Value;

@@ -4,12 +4,13 @@
 //! the clip is. The first error of any stage stops all; a panic in a stage is an error like any other.
 
 use super::WindowNetwork;
+use super::answer::{Answer, Asked, answer, take};
 use super::window::{Prepared, Window};
 use crate::error::{Error, Result};
 use crate::media::{
     BilinearResize, ClipReader, Frame, FramePreparer, FrameRange, Mask, ProbabilityMap, Size, expect_end, expect_frame,
 };
-use crate::post::{PostProcessing, to_source_size};
+use crate::post::PostProcessing;
 use std::any::Any;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -27,6 +28,8 @@ pub struct SegmentOptions {
     pub frames: Option<FrameRange>,
     /// Threshold and minimum area.
     pub post: PostProcessing,
+    /// Whether the sink wants the probabilities, too. A device that makes the masks by itself keeps them otherwise.
+    pub probability: bool,
 }
 
 /// One frame with everything that was found out about it.
@@ -36,8 +39,8 @@ pub struct SegmentedFrame {
     pub index: usize,
     /// The frame as it was read.
     pub frame: Frame,
-    /// Vessel probability at the frame's own size.
-    pub probability: ProbabilityMap,
+    /// Vessel probability at the frame's own size, where it was asked for.
+    pub probability: Option<ProbabilityMap>,
     /// The vessel mask at the frame's own size.
     pub mask: Mask,
 }
@@ -75,7 +78,7 @@ pub struct FrameReport {
     pub index: usize,
     /// Pixels of the mask that are vessel.
     pub vessel_pixels: usize,
-    /// How long the network step took.
+    /// How long the network step took; where the device makes the masks, from its planes to the mask.
     pub network: Duration,
 }
 
@@ -107,7 +110,9 @@ pub fn segment_clip(
 ) -> Result<Run> {
     let begun = Instant::now();
     let plan = Plan::new(reader, network, options)?;
-    let preparer = FramePreparer::new(plan.source, network.colour(), plan.input)?;
+    let is_prepared_here = network.on_device(plan.asked.source, &plan.asked.post)?.is_none();
+    let prepare = || FramePreparer::new(plan.asked.source, network.colour(), plan.input);
+    let preparer = is_prepared_here.then(prepare).transpose()?;
     observer.started(plan.frames.len());
 
     let first_error = OnceLock::new();
@@ -119,7 +124,7 @@ pub fn segment_clip(
         let (plan, first_error, reports) = (&plan, &first_error, &mut reports);
         threads.spawn(move || stage("decoding", first_error, || decode(plan, reader, preparer, to_network, observer)));
         threads.spawn(move || {
-            stage("finishing", first_error, || finish(plan, options.post, from_network, sink, reports, observer));
+            stage("finishing", first_error, || finish(plan, from_network, sink, reports, observer));
         });
         stage("network", first_error, || estimate(plan, network, from_decoder, to_finish, observer));
     });
@@ -142,8 +147,8 @@ struct Plan {
     /// Frames the network sees: those and their neighbours.
     seen: Range<usize>,
     neighbours: usize,
-    source: Size,
     input: Size,
+    asked: Asked,
 }
 
 impl Plan {
@@ -158,7 +163,9 @@ impl Plan {
         };
         let neighbours = network.neighbours();
         let seen = frames.start.saturating_sub(neighbours)..frames.end.saturating_add(neighbours).min(total);
-        Ok(Plan { total, frames, seen, neighbours, source: reader.info().size, input: network.input_size() })
+        let SegmentOptions { post, probability, .. } = *options;
+        let asked = Asked { source: reader.info().size, post, probability };
+        Ok(Plan { total, frames, seen, neighbours, input: network.input_size(), asked })
     }
 }
 
@@ -166,8 +173,7 @@ impl Plan {
 struct Estimate {
     index: usize,
     frame: Frame,
-    probability: Vec<f32>,
-    took: Duration,
+    answer: Answer,
 }
 
 /// Runs one stage and keeps its error, or its panic as an error, if it is the first.
@@ -192,11 +198,11 @@ fn go_on(observer: &dyn Observer) -> Result<()> {
     if observer.interrupted() { Err(Error::Interrupted) } else { Ok(()) }
 }
 
-/// The first stage: reads the clip up to the last frame the network sees, prepares what it sees.
+/// The first stage: reads the clip up to the last frame the network sees, prepares what it sees unless the device does.
 fn decode(
     plan: &Plan,
     reader: &mut dyn ClipReader,
-    mut preparer: FramePreparer,
+    mut preparer: Option<FramePreparer>,
     to_network: SyncSender<Prepared>,
     observer: &dyn Observer,
 ) -> Result<()> {
@@ -206,10 +212,13 @@ fn decode(
         if index < plan.seen.start {
             continue;
         }
-        let mut planes = vec![0.0; preparer.values()];
-        preparer.prepare(&frame, &mut planes)?;
+        let mut planes = Vec::new();
+        if let Some(preparer) = &mut preparer {
+            planes = vec![0.0; preparer.values()];
+            preparer.prepare(&frame, &mut planes)?;
+        }
         // Neighbours outside of the range are only looked at.
-        let frame = plan.frames.contains(&index).then_some(frame);
+        let frame = (preparer.is_none() || plan.frames.contains(&index)).then_some(frame);
         if to_network.send(Prepared { index, frame, planes }).is_err() {
             return Ok(());
         }
@@ -229,53 +238,36 @@ fn estimate(
     for index in plan.frames.clone() {
         while window.wants_for(index) {
             match from_decoder.recv() {
-                Ok(prepared) => window.push(prepared),
+                Ok(prepared) => take(network, &mut window, &plan.asked, prepared)?,
                 Err(_) => return Ok(()),
             }
         }
         go_on(observer)?;
-        let mut probability = vec![0.0; plan.input.area()];
-        let begun = Instant::now();
-        network.run(&window.around(index), &mut probability)?;
-        let took = begun.elapsed();
-        check_numbers(index, plan.input, &probability)?;
+        let answer = answer(network, &window, &plan.asked, index)?;
         let Some(frame) = window.take_frame(index) else {
             return Err(Error::Internal(format!("frame {index} is not in its own window")));
         };
-        if to_finish.send(Estimate { index, frame, probability, took }).is_err() {
+        if to_finish.send(Estimate { index, frame, answer }).is_err() {
             return Ok(());
         }
     }
     Ok(())
 }
 
-pub(crate) fn check_numbers(index: usize, size: Size, probability: &[f32]) -> Result<()> {
-    match probability.iter().position(|p| !p.is_finite()) {
-        None => Ok(()),
-        Some(at) => Err(Error::Network(format!(
-            "the network produced {} in frame {index} at column {}, row {}; check its weights",
-            if probability[at].is_nan() { "NaN" } else { "infinity" },
-            at % size.width,
-            at / size.width
-        ))),
-    }
-}
-
 /// The third stage: back to the source's size, to a mask, to the sink.
 fn finish(
     plan: &Plan,
-    post: PostProcessing,
     from_network: Receiver<Estimate>,
     sink: &mut dyn MaskSink,
     reports: &mut Vec<FrameReport>,
     observer: &dyn Observer,
 ) -> Result<()> {
-    let mut resize = BilinearResize::new(plan.input, plan.source)?;
-    for Estimate { index, frame, probability, took } in from_network {
+    let mut resize = BilinearResize::new(plan.input, plan.asked.source)?;
+    for Estimate { index, frame, answer } in from_network {
         go_on(observer)?;
-        let probability = to_source_size(&mut resize, &probability)?;
-        let mask = post.mask(&probability);
-        let report = FrameReport { index, vessel_pixels: mask.vessel_pixels(), network: took };
+        let network = answer.took;
+        let (mask, probability) = answer.finished(&mut resize, &plan.asked)?;
+        let report = FrameReport { index, vessel_pixels: mask.vessel_pixels(), network };
         sink.accept(SegmentedFrame { index, frame, probability, mask })?;
         observer.frame_done(&report);
         reports.push(report);

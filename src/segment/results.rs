@@ -85,6 +85,7 @@ pub fn segment_into(
     let begun = Instant::now();
     let info = reader.info().clone();
     let shown = options.frames.map_or(Ok(0..info.frames), |range| range.within(info.frames))?;
+    let options = &SegmentOptions { probability: options.probability || files.probability, ..*options };
     let mut results = Results::new(&folder, &info, &shown, files)?;
     let run = segment_clip(reader, network, options, &mut results, observer);
     let finished = run.and_then(|mut run| {
@@ -168,7 +169,7 @@ impl MaskSink for Results<'_> {
         if let Some(labels) = &mut self.labels {
             labels.compare(index, &mask)?;
         }
-        if self.probability {
+        if let Some(probability) = probability.filter(|_| self.probability) {
             self.folder.write(&name("probability"), &probability_png(&probability)?)?;
         }
         if let Ok(video) = &mut self.video {

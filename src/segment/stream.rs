@@ -1,12 +1,12 @@
 //! Frames as they come: each mask N frames later, or at once.
 
-use super::pipeline::check_numbers;
+use super::answer::{Asked, answer, take};
 use super::window::{Prepared, Window};
 use super::{SegmentedFrame, WindowNetwork};
 use crate::error::{Error, Result};
-use crate::media::{BilinearResize, Frame, FramePreparer, Size};
-use crate::post::{PostProcessing, to_source_size};
-use std::time::{Duration, Instant};
+use crate::media::{BilinearResize, Frame, FramePreparer, Size, wrong_size};
+use crate::post::PostProcessing;
+use std::time::Duration;
 
 /// When a frame's mask leaves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,9 +23,10 @@ pub enum Delay {
 /// Memory stays the same however long it goes on: 2N+1 frames are held.
 pub struct StreamSegmenter<'a> {
     network: &'a mut dyn WindowNetwork,
-    preparer: FramePreparer,
+    /// None where the device prepares the frames.
+    preparer: Option<FramePreparer>,
     resize: BilinearResize,
-    post: PostProcessing,
+    asked: Asked,
     delay: Delay,
     window: Window,
     arrived: usize,
@@ -38,7 +39,7 @@ impl<'a> StreamSegmenter<'a> {
     /// For frames of `source` size.
     ///
     /// # Errors
-    /// [`Error::Request`] when a side is 0.
+    /// [`Error::Request`] when a side is 0, and whatever the network's device reports.
     pub fn new(
         network: &'a mut dyn WindowNetwork,
         source: Size,
@@ -46,18 +47,26 @@ impl<'a> StreamSegmenter<'a> {
         delay: Delay,
     ) -> Result<StreamSegmenter<'a>> {
         let input = network.input_size();
+        let is_prepared_here = network.on_device(source, &post)?.is_none();
+        let prepare = || FramePreparer::new(source, network.colour(), input);
         Ok(StreamSegmenter {
-            preparer: FramePreparer::new(source, network.colour(), input)?,
+            preparer: is_prepared_here.then(prepare).transpose()?,
             resize: BilinearResize::new(input, source)?,
             window: Window::new(network.neighbours(), usize::MAX),
             network,
-            post,
+            asked: Asked { source, post, probability: false },
             delay,
             arrived: 0,
             done: 0,
             has_ended: false,
             last_network_time: Duration::ZERO,
         })
+    }
+
+    /// The same, giving the probability with each mask.
+    pub fn with_probability(mut self) -> StreamSegmenter<'a> {
+        self.asked.probability = true;
+        self
     }
 
     /// Takes the next frame; gives the mask that can be told from then on, if there is one.
@@ -69,10 +78,18 @@ impl<'a> StreamSegmenter<'a> {
         if self.has_ended {
             return Err(Error::Request("a frame came after the end of the stream".into()));
         }
-        let mut planes = vec![0.0; self.preparer.values()];
-        self.preparer.prepare(&frame, &mut planes)?;
+        let mut planes = Vec::new();
+        match &mut self.preparer {
+            Some(preparer) => {
+                planes = vec![0.0; preparer.values()];
+                preparer.prepare(&frame, &mut planes)?;
+            }
+            None if frame.size() != self.asked.source => return Err(wrong_size(frame.size(), self.asked.source)),
+            None => {}
+        }
         let index = self.arrived;
-        self.window.push(Prepared { index, frame: Some(frame), planes });
+        let prepared = Prepared { index, frame: Some(frame), planes };
+        take(self.network, &mut self.window, &self.asked, prepared)?;
         self.arrived += 1;
         if self.delay == Delay::None {
             self.window.end_at(index);
@@ -95,22 +112,17 @@ impl<'a> StreamSegmenter<'a> {
         self.segment(self.done).map(Some)
     }
 
-    /// How long the network took for the last mask.
+    /// How long the network took for the last mask; where the device makes the masks, from its planes to the mask.
     pub fn network_time(&self) -> Duration {
         self.last_network_time
     }
 
     fn segment(&mut self, index: usize) -> Result<SegmentedFrame> {
-        let input = self.network.input_size();
-        let mut probability = vec![0.0; input.area()];
-        let begun = Instant::now();
-        self.network.run(&self.window.around(index), &mut probability)?;
-        self.last_network_time = begun.elapsed();
-        check_numbers(index, input, &probability)?;
+        let answer = answer(self.network, &self.window, &self.asked, index)?;
+        self.last_network_time = answer.took;
         let frame = self.window.take_frame(index);
         let frame = frame.ok_or_else(|| Error::Internal(format!("frame {index} is not in its own window")))?;
-        let probability = to_source_size(&mut self.resize, &probability)?;
-        let mask = self.post.mask(&probability);
+        let (mask, probability) = answer.finished(&mut self.resize, &self.asked)?;
         self.done = index + 1;
         Ok(SegmentedFrame { index, frame, probability, mask })
     }

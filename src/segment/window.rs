@@ -7,9 +7,9 @@ use std::collections::VecDeque;
 pub(super) struct Prepared {
     /// Its number in the whole clip.
     pub index: usize,
-    /// The frame as it was read, if it gets a mask itself.
+    /// The frame as it was read, if it gets a mask itself or goes to the device.
     pub frame: Option<Frame>,
-    /// What the network reads, `[C, H, W]`.
+    /// What the network reads, `[C, H, W]`; empty where the device prepares the frame.
     pub planes: Vec<f32>,
 }
 
@@ -51,9 +51,23 @@ impl Window {
     /// The 2N+1 frames around `middle`, oldest first, the clip's first and last frame repeated beyond its ends.
     pub fn around(&self, middle: usize) -> Vec<&[f32]> {
         let first = self.ring.front().map_or(0, |prepared| prepared.index);
-        let before = (1..=self.neighbours).rev().map(|distance| middle.saturating_sub(distance));
-        let after = (0..=self.neighbours).map(|distance| middle.saturating_add(distance).min(self.last));
-        before.chain(after).map(|index| self.ring[index - first].planes.as_slice()).collect()
+        self.numbers_around(middle).map(|index| self.ring[index - first].planes.as_slice()).collect()
+    }
+
+    /// Where the same frames lie on a device that holds 2N+1 of them.
+    pub fn places_around(&self, middle: usize) -> Vec<usize> {
+        self.numbers_around(middle).map(|index| self.place(index)).collect()
+    }
+
+    /// Where frame `index` lies on such a device: in the place of one that no window needs any more.
+    pub fn place(&self, index: usize) -> usize {
+        index % (2 * self.neighbours + 1)
+    }
+
+    fn numbers_around(&self, middle: usize) -> impl Iterator<Item = usize> {
+        let (neighbours, last) = (self.neighbours, self.last);
+        let before = (1..=neighbours).rev().map(move |distance| middle.saturating_sub(distance));
+        before.chain((0..=neighbours).map(move |distance| middle.saturating_add(distance).min(last)))
     }
 
     /// Gives `index`'s own frame away, once.
@@ -77,7 +91,12 @@ mod tests {
                     next += 1;
                 }
                 assert!(window.ring.len() <= 2 * neighbours + 1);
-                window.around(middle).iter().map(|planes| planes[0] as usize).collect()
+                let numbers: Vec<usize> = window.around(middle).iter().map(|planes| planes[0] as usize).collect();
+                // On a device each of them must still lie in its place.
+                let held = |place: usize| (0..next).rev().find(|&index| window.place(index) == place).unwrap();
+                let on_device: Vec<usize> = window.places_around(middle).into_iter().map(held).collect();
+                assert_eq!(on_device, numbers);
+                numbers
             })
             .collect()
     }

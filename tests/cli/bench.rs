@@ -36,6 +36,9 @@ fn every_device_is_measured_from_frame_to_mask_and_from_the_start_of_a_process()
         let names: Vec<&str> = metrics.iter().map(|metric| metric["name"].as_str().unwrap()).collect();
         let is_asynchronous = *device == "emulated";
         assert_eq!(names.contains(&"enqueue"), is_asynchronous, "{names:?}");
+        assert_eq!(document["config"]["graph"], is_asynchronous);
+        let method = document["method"]["end_to_end"].as_str().unwrap();
+        assert_eq!(method.contains("the mask comes back"), is_asynchronous, "{method}");
         let sum: f64 =
             metrics[1..].iter().filter(|m| m["name"] != "enqueue").map(|m| m["mean"].as_f64().unwrap()).sum();
         let whole = metrics[0]["mean"].as_f64().unwrap();

@@ -50,6 +50,31 @@ pub fn threads(count: u32) -> [u32; 3] {
 }
 
 #[test]
+fn atomic_operations_add_up_and_at_random_others_come_before_them() {
+    let outdated = Schedule::ALL.map(|schedule| {
+        let driver = EmulatedDriver::new(schedule);
+        let (number, y) = (Numbers::new(&driver, &[0.0]), Numbers::new(&driver, &[f32::NAN; 64]));
+        let probe = Launch::new("probe_outdated_look", ONE, threads(64)).with(number.start).with(y.start);
+        launch(&driver, probe).unwrap();
+        assert_eq!(number.read()[0].to_bits(), 64, "{schedule:?}");
+        y.read().iter().sum::<f32>()
+    });
+    assert!(outdated[..2] == [0.0; 2] && outdated[2] > 0.0, "{outdated:?}");
+}
+
+#[test]
+fn the_least_number_is_left_whatever_the_order() {
+    for schedule in Schedule::ALL {
+        let driver = EmulatedDriver::new(schedule);
+        let numbers: Vec<f32> = (0..64).map(|i| f32::from_bits(100 + (i * 37 + 11) % 64)).collect();
+        let (x, y) = (Numbers::new(&driver, &numbers), Numbers::new(&driver, &[f32::from_bits(1000)]));
+        let probe = Launch::new("probe_least", ONE, threads(64)).with(x.start).with(y.start);
+        launch(&driver, probe).unwrap();
+        assert_eq!(y.read()[0].to_bits(), 100, "{schedule:?}");
+    }
+}
+
+#[test]
 fn barriers_and_shuffles_give_the_same_sums_under_every_schedule() {
     for schedule in Schedule::ALL {
         let driver = EmulatedDriver::new(schedule);

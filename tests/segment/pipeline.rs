@@ -14,7 +14,7 @@ use std::time::Duration;
 /// Keeps the single pixel that the pretended network marks.
 fn options(frames: Option<(usize, usize)>) -> SegmentOptions {
     let post = PostProcessing { minimum_area: MinimumArea::Pixels(0), ..Default::default() };
-    SegmentOptions { frames: frames.map(|(start, end)| FrameRange { start, end }), post }
+    SegmentOptions { frames: frames.map(|(start, end)| FrameRange { start, end }), post, probability: true }
 }
 
 fn segment(clip: &mut Clip, network: &mut Network, frames: Option<(usize, usize)>, sink: &mut Kept) -> Result<Run> {
@@ -42,7 +42,7 @@ fn check(neighbours: usize, total: usize, range: Option<(usize, usize)>) {
         assert!(segmented.frame.samples().iter().all(|&grey| usize::from(grey) == index), "{case}");
         let marked: Vec<usize> = (0..SIZE.area()).filter(|&i| segmented.mask.pixels[i] == 255).collect();
         assert_eq!(marked, [index], "{case}");
-        assert_eq!(segmented.probability.values[index], 0.75, "{case}");
+        assert_eq!(segmented.probability.as_ref().unwrap().values[index], 0.75, "{case}");
     }
     assert_eq!(clip.read.load(Ordering::SeqCst), (end + neighbours).min(total), "{case}: frames read");
 }
@@ -122,7 +122,7 @@ fn masks_have_the_clips_size_whatever_the_networks() {
     let mut kept = Kept::default();
     segment_clip(&mut Clip::of(2), &mut LeftHalf, &options(None), &mut kept, &()).unwrap();
     for segmented in &kept.frames {
-        assert_eq!((segmented.mask.size, segmented.probability.size), (SIZE, SIZE));
+        assert_eq!((segmented.mask.size, segmented.probability.as_ref().unwrap().size), (SIZE, SIZE));
         let left = |i: usize| if i % SIZE.width < SIZE.width / 2 { 255 } else { 0 };
         assert_eq!(segmented.mask.pixels, (0..SIZE.area()).map(left).collect::<Vec<u8>>());
     }

@@ -39,7 +39,7 @@ impl Case<'_> {
 
     fn run(mut self, out: &Path) -> Result<Summary> {
         let post = PostProcessing { minimum_area: MinimumArea::Pixels(0), ..Default::default() };
-        let options = SegmentOptions { frames: self.frames, post };
+        let options = SegmentOptions { frames: self.frames, post, probability: false };
         let files = ResultsOptions { probability: self.probability, video: self.video, labels: None };
         let folder = ResultFolder::create(out, &RESULTS, self.overwrite)?;
         let input = Path::new("some/clip.dcm");

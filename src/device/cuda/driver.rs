@@ -3,6 +3,7 @@
 use crate::error::{Error, Result};
 use bytemuck::{NoUninit, Pod, Zeroable};
 use std::ffi::c_void;
+use std::ptr::NonNull;
 use std::time::Duration;
 
 /// An address in device memory.
@@ -100,6 +101,21 @@ pub trait Recording: Send {
     fn start(&self) -> std::result::Result<(), Stopped>;
 }
 
+/// Moments between what a device does, each marked again and again: a CUDA event.
+pub trait Moments: Send {
+    /// The moment is when all that was launched so far is done.
+    ///
+    /// # Errors
+    /// [`Error::Device`] when the device fails.
+    fn mark(&self, moment: usize) -> Result<()>;
+
+    /// The time from one moment to a later one, once the device has come to it.
+    ///
+    /// # Errors
+    /// [`Error::Device`] when the device fails, or one has never been marked.
+    fn between(&self, earlier: usize, later: usize) -> Result<Duration>;
+}
+
 /// What stopped a recording.
 #[derive(Debug)]
 pub struct Stopped {
@@ -140,17 +156,48 @@ pub trait Driver: Send + Sync {
     /// It came from this driver's [`Driver::allocate`] and nothing uses it any more.
     unsafe fn release(&self, memory: Address);
 
+    /// Memory of the host, `bytes` bytes of 0, that the device reads and writes itself: copies from and to it run beside
+    /// the host, and faster.
+    fn allocate_host(&self, bytes: usize) -> Result<NonNull<u8>>;
+
+    /// Gives such memory back.
+    ///
+    /// # Safety
+    /// It came from this driver's [`Driver::allocate_host`], of as many bytes, and nothing uses it any more.
+    unsafe fn release_host(&self, memory: NonNull<u8>, bytes: usize);
+
+    /// Begins to copy bytes to the device, behind what was launched before and ahead of what is launched later.
+    ///
+    /// # Safety
+    /// `to` has room for them in memory of this driver; they stay as they are until [`Driver::synchronise`].
+    unsafe fn start_upload(&self, to: Address, bytes: &[u8]) -> Result<()>;
+
+    /// Begins to copy bytes from the device, once all that was launched is done; they are there after
+    /// [`Driver::synchronise`].
+    ///
+    /// # Safety
+    /// `from` holds as many bytes in memory of this driver; nobody touches those of the host until then.
+    unsafe fn start_download(&self, from: Address, bytes: &mut [u8]) -> Result<()>;
+
     /// Copies bytes to the device; they are there when this returns.
     ///
     /// # Safety
     /// `to` has room for them in memory of this driver.
-    unsafe fn upload_bytes(&self, to: Address, bytes: &[u8]) -> Result<()>;
+    unsafe fn upload_bytes(&self, to: Address, bytes: &[u8]) -> Result<()> {
+        // SAFETY: the caller's promise; the bytes are borrowed until it is done.
+        unsafe { self.start_upload(to, bytes) }?;
+        self.synchronise()
+    }
 
     /// Copies bytes from the device, once all that was launched is done.
     ///
     /// # Safety
     /// `from` holds as many bytes in memory of this driver.
-    unsafe fn download_bytes(&self, from: Address, bytes: &mut [u8]) -> Result<()>;
+    unsafe fn download_bytes(&self, from: Address, bytes: &mut [u8]) -> Result<()> {
+        // SAFETY: as above.
+        unsafe { self.start_download(from, bytes) }?;
+        self.synchronise()
+    }
 
     /// As [`Driver::upload_bytes`], of numbers.
     ///
@@ -198,6 +245,15 @@ pub trait Driver: Send + Sync {
     /// Waits until all that was launched is done.
     fn synchronise(&self) -> Result<()>;
 
+    /// So many moments, to time the device's work by.
+    fn moments(&self, count: usize) -> Result<Box<dyn Moments>>;
+
     /// The time that the device takes for what `work` launches.
-    fn time(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<Duration>;
+    fn time(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<Duration> {
+        let moments = self.moments(2)?;
+        moments.mark(0)?;
+        work()?;
+        moments.mark(1)?;
+        moments.between(0, 1)
+    }
 }

@@ -2,10 +2,11 @@
 //!
 //! Slow, exact about what CUDA promises and hostile about what it does not: see `kernels/emulator/multiprocessor.h`.
 
-use super::driver::{Address, Driver, Launch, Recording, Stopped};
+use super::driver::{Address, Driver, Launch, Moments, Recording, Stopped};
 use crate::error::{Error, Result};
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
+use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -340,13 +341,23 @@ impl Driver for EmulatedDriver {
         unsafe { (self.interface.release)(memory.0 as *mut c_void) }
     }
 
-    unsafe fn upload_bytes(&self, to: Address, bytes: &[u8]) -> Result<()> {
+    fn allocate_host(&self, bytes: usize) -> Result<NonNull<u8>> {
+        let memory: &mut [u8] = Box::leak(vec![0; bytes].into_boxed_slice());
+        Ok(NonNull::from(memory).cast())
+    }
+
+    unsafe fn release_host(&self, memory: NonNull<u8>, bytes: usize) {
+        // SAFETY: the caller's promise, and what `allocate_host` has done.
+        drop(unsafe { Box::from_raw(std::ptr::slice_from_raw_parts_mut(memory.as_ptr(), bytes)) });
+    }
+
+    unsafe fn start_upload(&self, to: Address, bytes: &[u8]) -> Result<()> {
         // SAFETY: the caller's promise; addresses of the emulator are the host's.
         unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), to.0 as *mut u8, bytes.len()) };
         Ok(())
     }
 
-    unsafe fn download_bytes(&self, from: Address, bytes: &mut [u8]) -> Result<()> {
+    unsafe fn start_download(&self, from: Address, bytes: &mut [u8]) -> Result<()> {
         // SAFETY: as above.
         unsafe { std::ptr::copy_nonoverlapping(from.0 as *const u8, bytes.as_mut_ptr(), bytes.len()) };
         Ok(())
@@ -403,9 +414,24 @@ impl Driver for EmulatedDriver {
         Ok(())
     }
 
-    fn time(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<Duration> {
-        let start = Instant::now();
-        work()?;
-        Ok(start.elapsed())
+    fn moments(&self, count: usize) -> Result<Box<dyn Moments>> {
+        Ok(Box::new(Instants(Mutex::new(vec![None; count]))))
+    }
+}
+
+/// Moments of a device that has done everything by the time it is asked.
+struct Instants(Mutex<Vec<Option<Instant>>>);
+
+impl Moments for Instants {
+    fn mark(&self, moment: usize) -> Result<()> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)[moment] = Some(Instant::now());
+        Ok(())
+    }
+
+    fn between(&self, earlier: usize, later: usize) -> Result<Duration> {
+        let moments = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let both = moments[earlier].zip(moments[later]);
+        let (earlier, later) = both.ok_or_else(|| Error::Device("a moment was never marked".into()))?;
+        Ok(later.saturating_duration_since(earlier))
     }
 }

@@ -1,12 +1,13 @@
 //! The driver that runs the kernels on an NVIDIA GPU. libcuda is opened at run time; without one this is an error.
 
-use super::driver::{Address, Driver, Launch, Recording, Stopped};
+use super::driver::{Address, Driver, Launch, Moments, Recording, Stopped};
 use crate::error::{Error, Result};
 use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::sys::{self, CUresult};
-use cudarc::driver::{CudaContext, CudaStream};
+use cudarc::driver::{CudaContext, CudaEvent, CudaStream};
 use std::collections::HashMap;
 use std::ffi::CString;
+use std::ptr::NonNull;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -239,20 +240,39 @@ impl Driver for Gpu {
         }
     }
 
-    unsafe fn upload_bytes(&self, to: Address, bytes: &[u8]) -> Result<()> {
+    fn allocate_host(&self, bytes: usize) -> Result<NonNull<u8>> {
         self.bind()?;
-        // SAFETY: the caller's promise; the host's bytes are read before `synchronise` returns.
-        unsafe { result::memcpy_htod_async(to.0, bytes, self.stream.cu_stream()) }
-            .map_err(failed("take numbers from the host"))?;
-        self.synchronise()
+        // Memory that the processor caches: masks are read from it.
+        // SAFETY: the context is bound.
+        let memory = unsafe { result::malloc_host(bytes.max(1), 0) }
+            .map_err(failed(&format!("have {} MB of the host's memory", bytes >> 20)))?
+            .cast::<u8>();
+        let memory = NonNull::new(memory).ok_or_else(|| Error::Device("the GPU has no memory of the host".into()))?;
+        // SAFETY: as many bytes as were allocated.
+        unsafe { memory.write_bytes(0, bytes) };
+        Ok(memory)
     }
 
-    unsafe fn download_bytes(&self, from: Address, bytes: &mut [u8]) -> Result<()> {
+    unsafe fn release_host(&self, memory: NonNull<u8>, _bytes: usize) {
+        // Nothing can be done about a driver that refuses to take memory back.
+        if self.bind().is_ok() {
+            // SAFETY: the caller's promise.
+            let _ = unsafe { result::free_host(memory.as_ptr().cast()) };
+        }
+    }
+
+    unsafe fn start_upload(&self, to: Address, bytes: &[u8]) -> Result<()> {
         self.bind()?;
-        // SAFETY: as above.
+        // SAFETY: the caller's promise.
+        unsafe { result::memcpy_htod_async(to.0, bytes, self.stream.cu_stream()) }
+            .map_err(failed("take numbers from the host"))
+    }
+
+    unsafe fn start_download(&self, from: Address, bytes: &mut [u8]) -> Result<()> {
+        self.bind()?;
+        // SAFETY: the caller's promise.
         unsafe { result::memcpy_dtoh_async(bytes, from.0, self.stream.cu_stream()) }
-            .map_err(failed("give numbers to the host"))?;
-        self.synchronise()
+            .map_err(failed("give numbers to the host"))
     }
 
     unsafe fn launch(&self, launch: &Launch) -> Result<()> {
@@ -318,14 +338,28 @@ impl Driver for Gpu {
         self.stream.synchronize().map_err(failed("finish what was launched"))
     }
 
-    fn time(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<Duration> {
+    fn moments(&self, count: usize) -> Result<Box<dyn Moments>> {
         let timed = Some(sys::CUevent_flags::CU_EVENT_DEFAULT);
-        let event = || self.context.new_event(timed).map_err(failed("make an event"));
-        let (start, end) = (event()?, event()?);
-        start.record(&self.stream).map_err(failed("record an event"))?;
-        work()?;
-        end.record(&self.stream).map_err(failed("record an event"))?;
-        let milliseconds = start.elapsed_ms(&end).map_err(failed("finish what was launched"))?;
+        let event = |_| self.context.new_event(timed).map_err(failed("make an event"));
+        let events = (0..count).map(event).collect::<Result<Vec<CudaEvent>>>()?;
+        Ok(Box::new(Events { stream: self.stream.clone(), events }))
+    }
+}
+
+/// Events of a stream.
+struct Events {
+    stream: Arc<CudaStream>,
+    events: Vec<CudaEvent>,
+}
+
+impl Moments for Events {
+    fn mark(&self, moment: usize) -> Result<()> {
+        self.events[moment].record(&self.stream).map_err(failed("record an event"))
+    }
+
+    fn between(&self, earlier: usize, later: usize) -> Result<Duration> {
+        let milliseconds = self.events[earlier].elapsed_ms(&self.events[later]);
+        let milliseconds = milliseconds.map_err(failed("finish what was launched"))?;
         Ok(Duration::from_secs_f64(f64::from(milliseconds.max(0.0)) / 1e3))
     }
 }

@@ -3,6 +3,8 @@
 use super::driver::{Address, Driver};
 use crate::error::{Error, Result};
 use crate::program::Span;
+use std::ops::{Deref, DerefMut};
+use std::ptr::NonNull;
 use std::sync::Arc;
 
 /// Float32 numbers on a device.
@@ -67,12 +69,6 @@ impl Memory {
         unsafe { self.driver.upload_bytes(self.address(whole_numbers(bytes)), bytes) }
     }
 
-    /// Reads bytes from the first number on.
-    pub fn read_bytes(&self, bytes: &mut [u8]) -> Result<()> {
-        // SAFETY: `address` has checked the room.
-        unsafe { self.driver.download_bytes(self.address(whole_numbers(bytes)), bytes) }
-    }
-
     /// The address of the first number.
     pub fn start(&self) -> Address {
         self.start
@@ -128,6 +124,46 @@ impl Counters {
     /// The first one of a step.
     pub fn of(&self, step: usize) -> Address {
         self.memory.start.after(self.starts[step])
+    }
+}
+
+/// Bytes of the host that the device reads and writes itself.
+pub(super) struct HostMemory {
+    driver: Arc<dyn Driver>,
+    start: NonNull<u8>,
+    len: usize,
+}
+
+// SAFETY: it owns its bytes.
+unsafe impl Send for HostMemory {}
+
+impl HostMemory {
+    /// `len` bytes, all 0.
+    pub fn zeroed(driver: &Arc<dyn Driver>, len: usize) -> Result<HostMemory> {
+        Ok(HostMemory { driver: driver.clone(), start: driver.allocate_host(len)?, len })
+    }
+}
+
+impl Deref for HostMemory {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        // SAFETY: as many bytes were allocated; who starts a copy keeps others away from them until it is done.
+        unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.len) }
+    }
+}
+
+impl DerefMut for HostMemory {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as above.
+        unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.len) }
+    }
+}
+
+impl Drop for HostMemory {
+    fn drop(&mut self) {
+        // SAFETY: allocated in `zeroed`; who starts a copy waits for it before this is dropped.
+        unsafe { self.driver.release_host(self.start, self.len) }
     }
 }
 

@@ -7,6 +7,7 @@ mod driver;
 #[cfg(feature = "emulator")]
 mod emulated;
 mod formats;
+mod frame_session;
 mod frames;
 #[cfg(feature = "cuda")]
 mod gpu;
@@ -16,7 +17,7 @@ mod occupancy;
 mod ops;
 mod resampling;
 
-pub use driver::{Address, Driver, Launch, Recording, Stopped};
+pub use driver::{Address, Driver, Launch, Moments, Recording, Stopped};
 #[cfg(feature = "emulator")]
 pub use emulated::{Architecture, Copies, EmulatedDriver, Order, Schedule, Traffic};
 #[cfg(feature = "cuda")]
@@ -25,16 +26,17 @@ pub use gpu::Gpu;
 pub use occupancy::{Multiprocessor, PlannedLaunch};
 pub use ops::Tile;
 
-pub use frames::{FramePipeline, GreySamples};
+pub use frames::{FramePipeline, NetworkEnds};
 
 use super::isolation::{Isolation, unwritten};
 use super::layout::{self, Panel, padded};
-use super::{Device, Precision, RunTime, Session};
+use super::{Device, FramePath, FrameSession, Precision, RunTime, Session};
 use crate::error::{Error, Result};
 use crate::graph::{Shape, Source, ValueId};
 use crate::ops::Op;
 use crate::program::{Epilogue, Program, Span, Step, Target};
 use formats::Formats;
+use frame_session::Frames;
 use memory::{Counters, Memory};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -136,6 +138,8 @@ struct CudaSession {
     driver: Arc<dyn Driver>,
     precision: Precision,
     formats: Formats,
+    /// What makes masks of frames; it uses the arena.
+    frames: Option<Frames>,
     arena: Memory,
     /// The launches of each step.
     steps: Vec<Vec<Launch>>,
@@ -188,8 +192,20 @@ impl CudaSession {
         let record = || unsafe { driver.record(&launches) };
         let recording = if isolation.is_none() { Some(record()?) } else { None };
         let precision = device.precision;
-        let flusher = None;
-        Ok(CudaSession { program, driver, precision, formats, arena, steps, counters, recording, isolation, flusher })
+        let (frames, flusher) = (None, None);
+        Ok(CudaSession {
+            program,
+            driver,
+            precision,
+            formats,
+            frames,
+            arena,
+            steps,
+            counters,
+            recording,
+            isolation,
+            flusher,
+        })
     }
 
     /// Starts all steps.
@@ -370,6 +386,14 @@ impl Session for CudaSession {
             Ok(())
         })?;
         Ok(RunTime { enqueue: Some(enqueue), compute })
+    }
+
+    fn is_one_graph(&self) -> bool {
+        self.recording.is_some()
+    }
+
+    fn frames(&mut self, path: &FramePath) -> Result<Option<&mut dyn FrameSession>> {
+        Ok(self.open_frames(path)?.then_some(self))
     }
 
     fn flush_caches(&mut self) -> Result<()> {

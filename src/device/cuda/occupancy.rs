@@ -1,13 +1,13 @@
 //! How many blocks of a kernel a multiprocessor holds at once, told from what ptxas says of the kernel: without a GPU.
 
-use super::driver::{Address, Driver, Launch, Recording};
+use super::driver::{Address, Driver, Launch, Moments, Recording};
 use super::memory::Memory;
 use super::{CudaDevice, Formats, bind, counters_of};
 use crate::device::{Device, Precision};
 use crate::error::{Error, Result};
 use crate::program::Program;
+use std::ptr::NonNull;
 use std::sync::Arc;
-use std::time::Duration;
 
 /// What ptxas says of a kernel for an architecture.
 struct Resources {
@@ -213,11 +213,17 @@ impl Driver for Paper {
 
     unsafe fn release(&self, _memory: Address) {}
 
-    unsafe fn upload_bytes(&self, _to: Address, _bytes: &[u8]) -> Result<()> {
+    fn allocate_host(&self, _bytes: usize) -> Result<NonNull<u8>> {
         Err(only_planned())
     }
 
-    unsafe fn download_bytes(&self, _from: Address, _bytes: &mut [u8]) -> Result<()> {
+    unsafe fn release_host(&self, _memory: NonNull<u8>, _bytes: usize) {}
+
+    unsafe fn start_upload(&self, _to: Address, _bytes: &[u8]) -> Result<()> {
+        Err(only_planned())
+    }
+
+    unsafe fn start_download(&self, _from: Address, _bytes: &mut [u8]) -> Result<()> {
         Err(only_planned())
     }
 
@@ -233,7 +239,7 @@ impl Driver for Paper {
         Err(only_planned())
     }
 
-    fn time(&self, _work: &mut dyn FnMut() -> Result<()>) -> Result<Duration> {
+    fn moments(&self, _count: usize) -> Result<Box<dyn Moments>> {
         Err(only_planned())
     }
 }
