@@ -55,11 +55,16 @@ __device__ __forceinline__ float4 finished(float4 x, const Finish& finish, int a
 struct QuadNorm {
     float4 mean, factor, beta;
 
-    /// That of the lanes from `lane` on; `statistics` are the sample's, [mean, r][lane].
-    static __device__ __forceinline__ QuadNorm at(const float* statistics, const Finish& finish, int lane, int lanes) {
-        float4 r = four(statistics + lanes + lane), gamma = four(finish.gamma + lane);
-        return {four(statistics + lane), make_float4(r.x * gamma.x, r.y * gamma.y, r.z * gamma.z, r.w * gamma.w),
+    /// That of the lanes from `lane` on, of which `mean` and `r` are those of the sample.
+    static __device__ __forceinline__ QuadNorm of(const float* mean, const float* reciprocal, const Finish& finish, int lane) {
+        float4 r = four(reciprocal), gamma = four(finish.gamma + lane);
+        return {four(mean), make_float4(r.x * gamma.x, r.y * gamma.y, r.z * gamma.z, r.w * gamma.w),
                 four(finish.beta + lane)};
+    }
+
+    /// As above; `statistics` are the sample's, [mean, r][lane].
+    static __device__ __forceinline__ QuadNorm at(const float* statistics, const Finish& finish, int lane, int lanes) {
+        return of(statistics + lane, statistics + lanes + lane, finish, lane);
     }
 
     __device__ __forceinline__ float4 of(float4 x) const {

@@ -149,10 +149,12 @@ __device__ __forceinline__ void sum_patch(Block& tile, unsigned char* memory, co
 
     static_assert((STAGES & (STAGES - 1)) == 0, "stages come round by masks");
     int step = 0, stage = 0;
+#pragma unroll 1
     for (int slice = begin; slice < end; slice++) {
         const unsigned char* halo = halo_of(slice);
         copies.start(p);
         int halves = g.source_lanes - slice * Source::DEPTH > Source::DEPTH / 2 ? 2 : 1, row = 0, column = 0;
+#pragma unroll 1
         for (int tap = 0; tap < taps; tap++, step++) {
             cp_async_wait<STAGES - 2>();
             __syncthreads();

@@ -167,6 +167,59 @@ __device__ __forceinline__ void take_statistics(const StatisticsTo& to, Moments 
     atomicInc(place.launches(), ~0u);
 }
 
+/// Takes them to where every block of the sample can merge them by `statistics_of`: as `take_statistics`, but for the last
+/// step, for which the blocks that wait for it would have to wait once more. Every thread of the block must call it.
+template <int THREADS, int COLUMNS>
+__device__ __forceinline__ void hand_in_moments(const StatisticsTo& to, Moments mine, int sample, int tile, int tiles,
+                                                int first_lane, int lanes, Moments* scratch) {
+    StatisticsPlace place = StatisticsPlace::of(to, sample, tiles, lanes);
+    int thread = static_cast<int>(threadIdx.x), lane = first_lane + thread % COLUMNS;
+    bool exists = lane < lanes;
+    auto keep = [&](float* parts, int part) {
+        if (!exists || thread >= COLUMNS) return;
+        float* moments = parts + 3 * part * lanes + lane;
+        moments[0] = mine.count, moments[lanes] = mine.mean, moments[2 * lanes] = mine.m2;
+    };
+    keep(place.of_tiles, tile);
+    unsigned *counter = place.counters, last = static_cast<unsigned>(tiles - 1);
+    if (place.groups > 1) {
+        int group = tile / GROUP, first = group * GROUP, end = min(first + GROUP, tiles);
+        if (!comes_last(place.counters + group, end - first)) return;
+        mine = merged_parts<THREADS, COLUMNS>(place.of_tiles, first, end, lane, lanes, exists, scratch);
+        keep(place.of_groups, group);
+        counter = place.counters + place.groups, last = static_cast<unsigned>(place.groups - 1);
+    }
+    __syncthreads();  // the block has written all that others may read
+    if (thread != 0) return;
+    fence();
+    if (atomicInc(counter, last) != last) return;
+    fence();
+    atomicInc(place.launches(), ~0u);
+}
+
+/// statistics = [mean, 1 / deviation][column] of the block's lanes of a sample, of which all moments have been handed in;
+/// the block that `tells` writes them for others, too. `scratch` is room for THREADS, `statistics` for 2 * COLUMNS in
+/// shared memory. Every thread of the block must call it.
+template <int THREADS, int COLUMNS>
+__device__ __forceinline__ void statistics_of(float* statistics, const StatisticsTo& to, int sample, int tiles,
+                                              int first_lane, int lanes, bool tells, Moments* scratch) {
+    StatisticsPlace place = StatisticsPlace::of(to, sample, tiles, lanes);
+    int thread = static_cast<int>(threadIdx.x), lane = first_lane + thread % COLUMNS;
+    bool exists = lane < lanes;
+    const float* parts = place.groups > 1 ? place.of_groups : place.of_tiles;
+    int count = place.groups > 1 ? place.groups : tiles;
+    Moments all = merged_parts<THREADS, COLUMNS>(parts, 0, count, lane, lanes, exists, scratch);
+    if (thread < COLUMNS) {
+        float r = lane < to.channels ? reciprocal_deviation(all.m2, all.count, to.epsilon) : 0.0f;
+        statistics[thread] = all.mean, statistics[COLUMNS + thread] = r;
+        if (tells && exists) {
+            float* told = to.statistics + 2 * sample * lanes + lane;
+            told[0] = all.mean, told[lanes] = r;
+        }
+    }
+    __syncthreads();  // all threads see them, and the scratch memory is free
+}
+
 /// Waits until a sample's statistics are there for the block's lanes. `launches` is where that shows, and `before` what it
 /// was when the launch began; the first thread's counts. Every thread of the block must call it; all blocks must be there
 /// at once.

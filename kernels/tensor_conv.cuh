@@ -53,11 +53,28 @@ struct PixelCut {
             Pixel pixel = at(index);
             return (sample * g.rows + pixel.row) * g.columns + pixel.column;
         }
-        /// Whether its pixels read a tap.
-        __device__ __forceinline__ bool reads(int tap) const {
-            if (step == 1) return true;
-            int u = tap / g.kernel_columns, v = tap % g.kernel_columns;
-            return (row + g.padding - u * g.dilation) % step == 0 && (column + g.padding - v * g.dilation) % step == 0;
+        /// The tap after `tap`, of which none is before the first, that the tile's pixels read; or how many taps there are.
+        __device__ __forceinline__ int next_tap(int tap) const {
+            int taps = g.kernel_rows * g.kernel_columns;
+            if (step == 1) return tap + 1;
+            int u = (tap + 1) / g.kernel_columns, v = (tap + 1) % g.kernel_columns;
+            for (tap++; tap < taps; tap++) {
+                if (reads(row, u) && reads(column, v)) break;
+                if (++v == g.kernel_columns) v = 0, u++;
+            }
+            return tap;
+        }
+        /// Whether rows (or columns) from `first` on read row (or column) `at` of the kernel.
+        __device__ __forceinline__ bool reads(int first, int at) const {
+            return (first + g.padding - at * g.dilation) % step == 0;
+        }
+        /// How many taps they read.
+        __device__ __forceinline__ int taps() const {
+            if (step == 1) return g.kernel_rows * g.kernel_columns;
+            int u = 0, v = 0;
+            for (int at = 0; at < g.kernel_rows; at++) u += reads(row, at);
+            for (int at = 0; at < g.kernel_columns; at++) v += reads(column, at);
+            return u * v;
         }
     };
 
@@ -82,13 +99,7 @@ __device__ __forceinline__ void tensor_convolve_tile(Block& tile, float4* ring, 
     using A = typename Block::A;
     using B = typename Block::B;
     int first_lane = static_cast<int>(blockIdx.y) * Block::COLUMNS, taps = g.kernel_rows * g.kernel_columns;
-    auto next_tap = [&](int tap) {
-        while (tap < taps && !mine.reads(tap)) tap++;
-        return tap;
-    };
-    int slices = 0;
-    for (int tap = next_tap(0); tap < taps; tap = next_tap(tap + 1)) slices++;
-    slices *= (g.source_lanes + A::DEPTH - 1) / A::DEPTH;
+    int slices = mine.taps() * ((g.source_lanes + A::DEPTH - 1) / A::DEPTH);
 
     Pixel pixels[A::COPIES];
     int offsets[A::COPIES];
@@ -104,7 +115,7 @@ __device__ __forceinline__ void tensor_convolve_tile(Block& tile, float4* ring, 
         }
     };
 
-    int tap = next_tap(0), first = 0;
+    int tap = mine.next_tap(-1), first = 0;
     find_offsets(tap);
     auto copy = [&](unsigned char* stage) {
 #pragma unroll
@@ -125,7 +136,7 @@ __device__ __forceinline__ void tensor_convolve_tile(Block& tile, float4* ring, 
         first += A::DEPTH;
         if (first < g.source_lanes) return;
         first = 0;
-        tap = next_tap(tap + 1);
+        tap = mine.next_tap(tap);
         if (tap < taps) find_offsets(tap);
     };
 

@@ -91,8 +91,8 @@ struct Tile {
     using B = Slice<Element, COLUMNS, B_ACROSS>;
     static constexpr int WARP_ROWS = ROWS / 2, WARP_COLUMNS = COLUMNS / 2;
     static constexpr int STAGE_BYTES = A::BYTES + B::BYTES;
-    /// Bytes that results, their places and their moments take once the sums are complete.
-    static constexpr int RESULT_BYTES = ROWS * (COLUMNS + 1) * 4 + int(sizeof(Moments)) * THREADS;
+    /// Bytes that results, their places, moments and statistics take once the sums are complete.
+    static constexpr int RESULT_BYTES = (ROWS * (COLUMNS + 1) + 2 * COLUMNS) * 4 + int(sizeof(Moments)) * THREADS;
     /// Of the ring, in chunks. Results take it over in the end.
     static constexpr int RING = STAGES * STAGE_BYTES / CHUNK;
     static_assert(RESULT_BYTES <= RING * CHUNK && COLUMNS <= THREADS, "there is room for results");
@@ -221,7 +221,7 @@ struct TileInMaps {
     __device__ __forceinline__ void for_each_quad(Change change) const {
         int thread = static_cast<int>(threadIdx.x), column = thread % QUADS * 4, lane = first_lane + column;
         if (lane >= lanes) return;
-#pragma unroll 2
+#pragma unroll 1
         for (int row = thread / QUADS; row < Block::ROWS; row += THREADS / QUADS) {
             int offset = offsets[row];
             if (offset < 0) continue;
@@ -245,15 +245,17 @@ struct TileInMaps {
         });
     }
 
-    /// The maps' numbers = the tile's, finished; `statistics` are those of the sample, where there is a norm. The tile's are
+    /// The maps' numbers = the tile's, finished; `statistics` are the sample's, [mean, r][column], where there is a norm. The tile's are
     /// those in shared memory, or, where `moments` are given, those that `write` has written. The tile in shared memory has
     /// them, too, if it `keeps` them.
     __device__ __forceinline__ void finish(const Finish& finish, const float* statistics, const float* moments,
                                            bool keeps) const {
         float4 more = moments != nullptr ? origin(moments) : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
         QuadNorm norm{};
-        int lane_of_thread = first_lane + static_cast<int>(threadIdx.x) % QUADS * 4;
-        if (finish.has_norm() && lane_of_thread < lanes) norm = QuadNorm::at(statistics, finish, lane_of_thread, lanes);
+        int column = static_cast<int>(threadIdx.x) % QUADS * 4;
+        if (finish.has_norm() && first_lane + column < lanes) {
+            norm = QuadNorm::of(statistics + column, statistics + Block::COLUMNS + column, finish, first_lane + column);
+        }
         for_each_quad([&](float4& quad, int at, int lane) {
             float4 numbers = quad;
             if (moments != nullptr) {
@@ -306,7 +308,8 @@ __device__ __forceinline__ void convolve_tiles(const Cut& cut, int batch, int la
     int first_lane = static_cast<int>(blockIdx.y) * Block::COLUMNS;
     auto* numbers = static_cast<float*>(ring);
     auto* offsets = reinterpret_cast<int*>(numbers + Block::ROWS * Block::COLUMNS);
-    auto* scratch = reinterpret_cast<Moments*>(offsets + Block::ROWS);
+    auto* statistics = reinterpret_cast<float*>(offsets + Block::ROWS);
+    auto* scratch = reinterpret_cast<Moments*>(statistics + 2 * Block::COLUMNS);
     auto launches = [&](int sample) { return StatisticsPlace::of(to, sample, cut.tiles, lanes).launches(); };
     using Place = decltype(cut.at(0));
     TileInMaps<Block, Result> tile{numbers, offsets, y, first_lane, lanes};
@@ -335,22 +338,34 @@ __device__ __forceinline__ void convolve_tiles(const Cut& cut, int batch, int la
         }
         if (takes) {
             Moments moments = tile.column_moments(scratch);
-            take_statistics<THREADS, Block::COLUMNS>(to, moments, place.sample, place.number, cut.tiles, first_lane, lanes,
-                                                     scratch);
+            if (finish.has_norm()) {
+                hand_in_moments<THREADS, Block::COLUMNS>(to, moments, place.sample, place.number, cut.tiles, first_lane,
+                                                         lanes, scratch);
+            } else {
+                take_statistics<THREADS, Block::COLUMNS>(to, moments, place.sample, place.number, cut.tiles, first_lane,
+                                                         lanes, scratch);
+            }
         }
         if (is_last) break;
         if (finish.has_norm()) tile.write(moments_of(place));
         __syncthreads();  // the tile is read no more
     }
     if (!finish.has_norm()) return;
+    int known = -1;  // the sample whose statistics the block has
     for (bool is_here = true; index >= start; index -= step, is_here = false) {
         Place place = cut.at(index);
-        wait_for_statistics(launches(place.sample), before);
+        if (place.sample != known) {
+            known = place.sample;
+            wait_for_statistics(launches(known), before);
+            // The block that has the sample's first tile.
+            int first = known * cut.tiles;
+            bool tells = first >= start && (first - start) % step == 0;
+            statistics_of<THREADS, Block::COLUMNS>(statistics, to, known, cut.tiles, first_lane, lanes, tells, scratch);
+        }
         if (!is_here) {
             tile.find_rows(place);
             __syncthreads();
         }
-        const float* statistics = to.statistics + 2 * place.sample * lanes;
         tile.finish(finish, statistics, is_here ? nullptr : moments_of(place), false);
         __syncthreads();  // the rows are read no more
     }

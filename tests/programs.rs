@@ -232,6 +232,7 @@ fn a_folded_program_computes_what_the_plain_one_does_in_every_precision() {
         let weights = Weights::seeded(config, 5).unwrap();
         let window: Vec<f32> =
             (0..network.graph.shape(network.window).elements()).map(|i| (i as f32 * 0.7).sin()).collect();
+        let mut exact = Vec::new();
         for precision in Precision::ALL {
             let device = CudaDevice::new(EmulatedDriver::new(schedule)).with_precision(precision).unwrap();
             let probability = |target: &dyn Target| {
@@ -257,10 +258,20 @@ fn a_folded_program_computes_what_the_plain_one_does_in_every_precision() {
                 Precision::Tf32 | Precision::Float16 => 1e-3,
                 Precision::BFloat16 => 1e-2,
             };
+            if precision == Precision::Float32 {
+                exact = wide.clone();
+            }
             let error = |numbers: &[f32]| relative_l2(numbers, &wide);
-            // What is folded into fewer steps is rounded to 16 bits less often.
-            let is_half = matches!(precision, Precision::Float16 | Precision::BFloat16);
-            assert!(plain == folded || (is_half && error(&folded) < bound), "{precision}: {}", error(&folded));
+            let rounding = |numbers: &[f32]| relative_l2(numbers, &exact);
+            if precision == Precision::Float16 {
+                // Plain norms keep their maps in float32, what is folded in float16: it is rounded more often, but not worse.
+                for numbers in [&folded, &whole] {
+                    let (more, less) = (rounding(numbers), rounding(&plain));
+                    assert!(more < 2.0 * less && less < 0.05, "{precision}: {more}, {less}");
+                }
+                continue;
+            }
+            assert!(plain == folded, "{precision}: {}", error(&folded));
             assert!(error(&whole) < bound, "{precision}: {}", error(&whole));
         }
     }

@@ -36,7 +36,7 @@ pub(super) fn medians(session: &dyn Session, samples: Vec<Vec<Duration>>) -> Vec
                 steps: 1,
                 launches: session.kernels(number).len(),
                 flops: program.step_flops(step),
-                bytes: program.traffic(step) as u64,
+                bytes: program.traffic(step, &|id| session.kept_in(id)) as u64,
                 time: samples.get(samples.len() / 2).copied().unwrap_or_default(),
             }
         })

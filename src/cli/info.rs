@@ -140,7 +140,8 @@ fn launches(architecture: u32, precision: Precision, lower: &dyn Fn(&dyn Target)
             launch.kernel, launch.threads, launch.registers, launch.shared_bytes, launch.blocks_at_once, launch.waves
         );
     }
-    let bytes: usize = program.steps().iter().map(|step| program.traffic(step)).sum();
+    let kept_in = device.kept_in(&program);
+    let bytes: usize = program.steps().iter().map(|step| program.traffic(step, &kept_in)).sum();
     let _ = writeln!(
         text,
         "{:.2} GMAC, {:.2} GFLOP, {:.1} MB moved at least, arena {:.1} MB",

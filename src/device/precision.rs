@@ -3,8 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
-/// The numbers that convolutions, but for the temporal one, multiply. Values are stored, and sums are taken, in float32
-/// throughout; only the operands of the products are rounded. Filters that do not change are kept as operands.
+/// The numbers that convolutions, but for the temporal one, multiply; sums are taken in float32 throughout. Operands of the
+/// products are rounded to them. Filters that do not change are kept so, and in float16, unless a program trains, maps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
@@ -29,6 +29,14 @@ impl Precision {
             Precision::Tf32 => "tf32",
             Precision::Float16 => "float16",
             Precision::BFloat16 => "bfloat16",
+        }
+    }
+
+    /// Bytes of a number that is kept in the format.
+    pub fn bytes(self) -> usize {
+        match self {
+            Precision::Float32 | Precision::Tf32 => 4,
+            Precision::Float16 | Precision::BFloat16 => 2,
         }
     }
 

@@ -1,10 +1,17 @@
 //! A program as a table: step, kernel, shape, work, traffic, place in the arena.
 
 use super::{Program, Residual, Step};
+use crate::device::Precision;
+use crate::graph::ValueId;
 use std::fmt;
 
 /// Bytes of a float32 number.
 const BYTES: usize = size_of::<f32>();
+
+/// Every value in float32.
+fn all_wide(_: ValueId) -> Precision {
+    Precision::Float32
+}
 
 impl Program {
     /// An operator with what is done to its result as it is written, as the table names it.
@@ -27,9 +34,10 @@ impl Program {
         name
     }
 
-    /// Bytes a step reads and writes at least: each operand once.
-    pub fn traffic(&self, step: &Step) -> usize {
-        step.inputs.iter().chain(&step.outputs).filter_map(|&id| self.span(id)).map(|span| span.len * BYTES).sum()
+    /// Bytes a step reads and writes at least: each operand once, in the format that a device says it is kept in.
+    pub fn traffic(&self, step: &Step, kept_in: &dyn Fn(ValueId) -> Precision) -> usize {
+        let bytes = |&id: &ValueId| Some(self.span(id)?.len * kept_in(id).bytes());
+        step.inputs.iter().chain(&step.outputs).filter_map(bytes).sum()
     }
 }
 
@@ -52,12 +60,12 @@ impl fmt::Display for Program {
                 Self::kernel(step),
                 self.value(result).shape.to_string(),
                 self.step_flops(step) as f64 / 1e6,
-                self.traffic(step) as f64 / 1e6,
+                self.traffic(step, &all_wide) as f64 / 1e6,
                 (offset * BYTES) as f64 / 1e6,
             )?;
         }
         let megabytes = |len: usize| (len * BYTES) as f64 / 1e6;
-        let traffic: usize = self.steps().iter().map(|step| self.traffic(step)).sum();
+        let traffic: usize = self.steps().iter().map(|step| self.traffic(step, &all_wide)).sum();
         writeln!(
             f,
             "{:.2} GMAC, {:.2} GFLOP, {:.1} MB moved at least",

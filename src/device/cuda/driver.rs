@@ -147,6 +147,9 @@ pub trait Driver: Send + Sync {
     /// where it cannot tell, holds not even one, or cannot promise that all blocks of a launch are there.
     fn blocks_at_once(&self, kernel: &str, threads: u32, shared_bytes: u32) -> usize;
 
+    /// How many multiprocessors share the blocks of a launch.
+    fn multiprocessors(&self) -> usize;
+
     /// Memory of `bytes` bytes, aligned to at least 256.
     fn allocate(&self, bytes: usize) -> Result<Address>;
 

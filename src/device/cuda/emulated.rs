@@ -129,6 +129,8 @@ impl Traffic {
 
 /// As `MOST_BLOCKS_AT_ONCE` of `kernels/emulator/multiprocessor.h`: few, so that small maps are more than one round.
 const BLOCKS_AT_ONCE: usize = 24;
+/// Of as many multiprocessors.
+const MULTIPROCESSORS: usize = 8;
 
 /// The functions of `kernels/emulator/interface.cpp`.
 #[derive(Clone, Copy)]
@@ -325,6 +327,10 @@ impl Driver for EmulatedDriver {
 
     fn blocks_at_once(&self, _kernel: &str, _threads: u32, shared_bytes: u32) -> usize {
         if shared_bytes > most_shared(self.architecture) { 0 } else { BLOCKS_AT_ONCE }
+    }
+
+    fn multiprocessors(&self) -> usize {
+        MULTIPROCESSORS
     }
 
     fn allocate(&self, bytes: usize) -> Result<Address> {

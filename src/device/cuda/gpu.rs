@@ -217,6 +217,11 @@ impl Driver for Gpu {
         usize::try_from(blocks.unwrap_or(0) * multiprocessors).unwrap_or(0)
     }
 
+    fn multiprocessors(&self) -> usize {
+        let attribute = sys::CUdevice_attribute_enum::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT;
+        usize::try_from(self.context.attribute(attribute).unwrap_or(1)).unwrap_or(1)
+    }
+
     fn allocate(&self, bytes: usize) -> Result<Address> {
         self.bind()?;
         // SAFETY: the context is bound.

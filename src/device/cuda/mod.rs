@@ -74,6 +74,12 @@ impl CudaDevice {
         ops::Choices { driver: &*self.driver, precision: self.precision, tile: self.tile }
     }
 
+    /// The format that each value of a program that was lowered for this device is kept in.
+    pub fn kept_in(&self, program: &Program) -> impl Fn(ValueId) -> Precision + use<> {
+        let (formats, precision) = (Formats::of(self.precision, program), self.precision);
+        move |id| if formats.is_half(id) { precision } else { Precision::Float32 }
+    }
+
     /// An error where the GPU has no tensor cores for a precision, or this build has no kernels.
     fn check_precision(&self, precision: Precision) -> Result<()> {
         let needed = ops::architecture(precision);

@@ -206,6 +206,10 @@ impl Driver for Paper {
         (blocks * self.multiprocessor.count) as usize
     }
 
+    fn multiprocessors(&self) -> usize {
+        self.multiprocessor.count as usize
+    }
+
     fn allocate(&self, _bytes: usize) -> Result<Address> {
         // Any that is not null: nobody looks behind it.
         Ok(Address(1 << 20))

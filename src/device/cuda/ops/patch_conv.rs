@@ -84,7 +84,7 @@ impl Plan {
         // The fewest patches, and among those the least that is read twice.
         let (_, halo_pixels, width_log2, across, down, halo_columns) = (3..=7).map(cut).min()?;
         let ring = STAGES * PIXEL_BYTES * columns;
-        let results = ROWS * (columns + 1) * size_of::<f32>() + THREADS as usize * MOMENTS;
+        let results = (ROWS * (columns + 1) + 2 * columns) * size_of::<f32>() + THREADS as usize * MOMENTS;
         let shared_bytes = (ring + 2 * halo_pixels * PIXEL_BYTES).max(results) as u32;
         let names = kernels_of!("conv_patches", choices.precision, ROWS, columns, [128 x 64, 128 x 32]);
         let kernel = Kernel { names, threads: THREADS, shared_bytes };
@@ -93,7 +93,8 @@ impl Plan {
         if tiles.1 > at_once {
             return None;
         }
-        let shares = shares(padded(source_channels).div_ceil(DEPTH), at_once / (tiles.0 * tiles.1));
+        let slices = padded(source_channels).div_ceil(DEPTH);
+        let shares = shares(slices, tiles.0 * tiles.1, at_once, choices.driver.multiprocessors());
         Some(Plan { kernel, result, columns, width_log2, across, down, halo_columns, halo_pixels, tiles, shares })
     }
 
@@ -130,12 +131,16 @@ impl Plan {
     }
 }
 
-/// Into how many shares `slices` of channels are cut where there is room for `most`: as few as make the longest as short as
-/// it can be.
-fn shares(slices: usize, most: usize) -> usize {
-    let most = most.clamp(1, MOST_SHARES).min(slices);
-    let longest = slices.div_ceil(most);
-    slices.div_ceil(longest)
+/// Into how many shares the `slices` of channels of so many blocks are cut, where the device holds `at_once` of them: those
+/// of a multiprocessor share its time, so that what counts is how many it has and how long the longest is. The more there
+/// are, the less they wait.
+fn shares(slices: usize, blocks: usize, at_once: usize, multiprocessors: usize) -> usize {
+    let fits = |&shares: &usize| shares == 1 || blocks * shares <= at_once;
+    let time = |&shares: &usize| {
+        let time = (blocks * shares).div_ceil(multiprocessors.max(1)) * slices.div_ceil(shares);
+        (time, std::cmp::Reverse(shares))
+    };
+    (1..=MOST_SHARES.min(slices)).filter(fits).min_by_key(time).unwrap_or(1)
 }
 
 #[cfg(test)]
@@ -143,12 +148,14 @@ mod tests {
     use super::shares;
 
     #[test]
-    fn shares_are_as_few_as_make_the_longest_short() {
-        assert_eq!(shares(16, 7), 4);
-        assert_eq!(shares(8, 3), 3);
-        assert_eq!(shares(4, 3), 2);
-        assert_eq!(shares(2, 9), 2);
-        assert_eq!(shares(16, 0), 1);
-        assert_eq!(shares(1, 4), 1);
+    fn multiprocessors_have_as_little_to_do_as_can_be() {
+        // The layers of the w = 64 network on an H200, three blocks to a multiprocessor.
+        let of_layer = |slices, blocks| shares(slices, blocks, 3 * 132, 132);
+        assert_eq!(of_layer(2, 392), 1);
+        assert_eq!(of_layer(4, 196), 2);
+        assert_eq!(of_layer(8, 112), 2);
+        assert_eq!(of_layer(16, 56), 4);
+        assert_eq!(of_layer(1, 1568), 1);
+        assert_eq!(shares(16, 1, 0, 0), 1);
     }
 }
