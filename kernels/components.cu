@@ -50,8 +50,8 @@ __device__ __forceinline__ void unite(unsigned* labels, unsigned a, unsigned b) 
 extern "C" __global__ void __launch_bounds__(THREADS)
     mask_runs(const uint8_t* mask, unsigned* labels, unsigned* areas, int length, int columns) {
     unsigned pixel = blockIdx.x * blockDim.x + threadIdx.x, lane = threadIdx.x % WARP;
-    bool is_pixel = pixel < static_cast<unsigned>(length), is_vessel = is_pixel && mask[pixel] != 0;
-    unsigned vessel = __ballot_sync(WHOLE_WARP, is_vessel);
+    bool is_pixel = pixel < static_cast<unsigned>(length);
+    unsigned vessel = __ballot_sync(WHOLE_WARP, is_pixel && mask[pixel] != 0);
     if (!is_pixel) return;
     unsigned width = static_cast<unsigned>(columns), column = pixel % width;
     unsigned most_before = min(lane, column), most = min(WARP - lane, width - column);
@@ -59,7 +59,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     unsigned before = 0, from_here = 0;
     while (before < most_before && vessel >> (lane - before - 1) & 1) before++;
     while (from_here < most && vessel >> (lane + from_here) & 1) from_here++;
-    labels[pixel] = is_vessel ? pixel - before : pixel;
+    labels[pixel] = pixel - before;  // nobody reads that of a pixel without vessel
     areas[pixel] = before == 0 ? from_here : 0;
 }
 
