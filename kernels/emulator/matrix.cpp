@@ -87,6 +87,61 @@ Place place_of(unsigned lane, unsigned tile_row, unsigned tile_column, unsigned 
     return {16 * tile_row + 8 * (i / 2) + lane / 4, 8 * tile_column + 2 * (lane % 4) + i % 2};
 }
 
+/// Four neighbouring columns at once.
+using Floats = float __attribute__((vector_size(16)));
+using Ints = int32_t __attribute__((vector_size(16)));
+
+/// Bits of float32 behind the first, and the one that tensor cores add.
+constexpr int KEPT = 23 + 1;
+constexpr int32_t INFINITE = 0x7f800000;
+/// Of 2^-100: where all numbers are smaller they are cut off as if one were not, so that no factor is subnormal.
+constexpr int32_t LEAST = 27 << 23;
+
+Ints bits_of(Floats numbers) { return reinterpret_cast<Ints>(numbers); }
+Floats numbers_of(Ints bits) { return reinterpret_cast<Floats>(bits); }
+
+/// sums[j] += the products a[k] b[k][j] of a group, all at once and cut off, for four columns j.
+template <int group>
+void add_group(float* sums, const float* a, const float (*b)[MOST]) {
+    Floats terms[group + 1];
+    memcpy(&terms[group], sums, sizeof terms[group]);
+    Ints largest = bits_of(terms[group]) & 0x7fffffff;
+    for (int k = 0; k < group; k++) {
+        memcpy(&terms[k], b[k], sizeof terms[k]);
+        terms[k] *= a[k];
+        Ints size = bits_of(terms[k]) & 0x7fffffff;
+        largest = size > largest ? size : largest;
+    }
+    largest = LEAST > largest ? LEAST + Ints{} : largest;
+    Floats sum = terms[group];
+    Ints infinite = largest >= INFINITE;
+    if (infinite[0] | infinite[1] | infinite[2] | infinite[3]) {
+        for (int k = 0; k < group; k++) sum += terms[k];
+    } else {
+        Ints exponent = largest & INFINITE, total{};
+        Floats down = numbers_of(((2 * 127 + KEPT) << 23) - exponent);
+        // Conversions cut off. What is converted has at most 25 bits, so that nine of them have less than 31.
+        for (int k = 0; k < group + 1; k++) total += __builtin_convertvector(terms[k] * down, Ints);
+        Ints size = total < 0 ? -total : total;
+        // The nearest number of 24 bits, or, where that is larger, the one before it: true is -1.
+        Floats nearest = __builtin_convertvector(size, Floats);
+        Ints bits = bits_of(nearest) + (__builtin_convertvector(nearest, Ints) > size);
+        sum = numbers_of(bits) * numbers_of(exponent - (KEPT << 23));
+        sum = total < 0 ? -sum : sum;
+    }
+    memcpy(sums, &sum, sizeof sum);
+}
+
+/// sums[j] += sum over k of a[k] b[k][j], group after group.
+template <int group, int depth>
+void add_products(float* sums, unsigned columns, const float* a, const float (*b)[MOST]) {
+    for (unsigned j = 0; j < columns; j += 4) {
+        for (int k = 0; k < depth; k += group) {
+            add_group<group>(sums + j, a + k, reinterpret_cast<const float(*)[MOST]>(&b[k][j]));
+        }
+    }
+}
+
 void multiply_all(void* const* lanes, unsigned) {
     static thread_local float a[MOST][16], b[MOST][16], across[16][MOST], sums[MOST][MOST];
     const Product& first = *static_cast<const Product*>(lanes[0]);
@@ -108,8 +163,10 @@ void multiply_all(void* const* lanes, unsigned) {
     };
     for_each_sum([](float& mine, float& sum) { sum = mine; });
     for (unsigned i = 0; i < first.rows; i++) {
-        for (unsigned k = 0; k < depth; k++) {
-            for (unsigned j = 0; j < first.columns; j++) sums[i][j] += a[i][k] * across[k][j];
+        if (first.format == Format::Tf32) {
+            add_products<4, 8>(sums[i], first.columns, a[i], across);
+        } else {
+            add_products<8, 16>(sums[i], first.columns, a[i], across);
         }
     }
     for_each_sum([](float& mine, float& sum) { mine = sum; });

@@ -14,8 +14,10 @@ enum class Format { Float16, BFloat16, Tf32 };
 /// Four 8 x 8 matrices of 16-bit numbers, one row of 16 bytes by each lane.
 void load_matrices(uint32_t* registers, const void* row, bool transposed);
 
-/// sums += a b over 32 bytes of the sum; `rows` and `columns` are multiples of 16. The sums are taken in float32, one
-/// product after the other, where tensor cores sum a few at once and truncate.
+/// sums += a b over 32 bytes of the sum; `rows` and `columns` are multiples of 16. As on an A100 a sum and the next few
+/// exact products, eight of 16 bits or four of tf32, are cut off, not rounded, one bit behind the 24 bits of the largest of
+/// them, and what they add up to behind its own 24 bits (Fasi, Higham, Mikaitis and Pranesh 2021; Khattak and Mikaitis
+/// 2025). An H100 adds twice as many at once and keeps one bit more: it loses less.
 void mma_tile(Format format, unsigned rows, unsigned columns, float* sums, const uint32_t* a, const uint32_t* b);
 
 /// The nearest float16, ties to even.
