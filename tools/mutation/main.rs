@@ -126,8 +126,9 @@ fn test(arguments: &Arguments) -> Result<bool> {
     Ok(report.is_good(is_full))
 }
 
-/// Files whose kernels are there for tests/conformance.rs alone, each around a primitive that others use.
-const PROBES: [&str; 2] = ["conformance", "conformance_sm80"];
+/// Files whose kernels no case runs: those of tests/conformance.rs, each around a primitive that others use, and those that
+/// the speed of others is measured by.
+const PROBES: [&str; 4] = ["conformance", "conformance_sm80", "ceilings", "ceilings_sm80"];
 
 /// The kernel files and their headers by name.
 fn texts() -> Result<BTreeMap<String, String>> {

@@ -121,6 +121,11 @@ pub trait Driver: Send + Sync {
         Vec::new()
     }
 
+    /// Whether its times are those of a GPU.
+    fn is_hardware(&self) -> bool {
+        true
+    }
+
     /// The GPU's architecture: 80 for sm_80.
     fn architecture(&self) -> u32;
 

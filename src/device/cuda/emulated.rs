@@ -306,6 +306,10 @@ impl Driver for EmulatedDriver {
         format!("emulated GPU (sm_{}), one thread", self.architecture())
     }
 
+    fn is_hardware(&self) -> bool {
+        false
+    }
+
     fn architecture(&self) -> u32 {
         self.architecture as u32
     }

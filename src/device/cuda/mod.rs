@@ -3,6 +3,7 @@
 //! Loading a program binds each step to memory as a list of launches; running starts them in order. All this is the
 //! same whether a GPU or the emulator runs the kernels: both are a [`Driver`].
 
+mod ceilings;
 mod driver;
 #[cfg(feature = "emulator")]
 mod emulated;
@@ -28,7 +29,7 @@ pub use frames::{FramePipeline, GreySamples};
 
 use super::isolation::{Isolation, unwritten};
 use super::layout::{self, Panel, padded};
-use super::{Device, Precision, RunTime, Session};
+use super::{Ceilings, Device, Precision, RunTime, Session};
 use crate::error::{Error, Result};
 use crate::graph::{Shape, Source, ValueId};
 use crate::ops::Op;
@@ -112,6 +113,11 @@ impl Device for CudaDevice {
 
     fn facts(&self) -> Vec<(&'static str, String)> {
         self.driver.facts()
+    }
+
+    fn ceilings(&self) -> Result<Option<Ceilings>> {
+        let measure = || ceilings::measure(&self.driver, self.precision, &ceilings::Amount::OF_A_GPU);
+        self.driver.is_hardware().then(measure).transpose()
     }
 
     fn precisions(&self) -> Vec<Precision> {
