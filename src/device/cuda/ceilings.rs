@@ -104,11 +104,13 @@ mod tests {
 
     #[test]
     fn as_much_is_computed_as_is_counted() {
-        // From i on, halfway to 1 in each round.
-        let total = |rounds: i32| (0..CHAINS).map(|i| 1.0 + (i as f32 - 1.0) / 2f32.powi(rounds)).sum::<f32>();
-        assert!(
-            [1, 3].iter().all(|&rounds| sums(Precision::Float32, rounds).iter().all(|&s| s == total(rounds as i32)))
-        );
+        // From the thread's number and i on, halfway to 1 in each round.
+        let from = |start: usize, rounds: usize| 1.0 + (start as f32 - 1.0) / 2f32.powi(rounds as i32);
+        let total = |thread: usize, rounds| (thread..thread + CHAINS).map(|start| from(start, rounds)).sum::<f32>();
+        for rounds in [1, 3] {
+            let sums = sums(Precision::Float32, rounds);
+            assert!(sums.iter().enumerate().all(|(i, &sum)| sum == total(i % THREADS, rounds)), "{rounds}: {sums:?}");
+        }
         for precision in [Precision::Tf32, Precision::Float16, Precision::BFloat16] {
             let [once, twice] = [1, 2].map(|rounds| sums(precision, rounds));
             // As far as tensor cores are exact.
