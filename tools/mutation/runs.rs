@@ -126,13 +126,15 @@ impl Order {
 fn checks() -> Vec<Check> {
     let cases = all_cases();
     let products = cases.iter().filter(|case| coronet::verify::is_of_products(&case.op));
+    let kept = cases.iter().filter(|case| coronet::verify::keeps_maps(case));
+    let kept: Vec<Check> = kept.map(|case| Check::Rounded(case.clone(), Precision::Float16)).collect();
     let rounded: Vec<Check> = products
         .flat_map(|case| {
             let below = Precision::ALL.into_iter().filter(|precision| *precision != Precision::Float32);
             below.map(|precision| Check::Rounded(case.clone(), precision))
         })
         .collect();
-    cases.into_iter().map(Check::Results).chain(rounded).collect()
+    cases.into_iter().map(Check::Results).chain(rounded).chain(kept).collect()
 }
 
 fn hash_of(results: &[Tensor]) -> u64 {
@@ -225,12 +227,15 @@ impl LoadedKernels {
         Ok(LoadedKernels { emulator, lists })
     }
 
-    /// What a schedule's trials run on, with a tile of its own.
+    /// What a schedule's trials run on: patches and tiles as they are chosen by size, or a tile of its own.
     fn rig(&self, number: usize) -> Rig {
-        Rig {
-            device: CudaDevice::new(self.driver(number)).with_tile(Tile::ALL[number]),
-            driver: Arc::new(self.driver(number)),
-        }
+        let device = CudaDevice::new(self.driver(number));
+        let device = match number {
+            0 => device,
+            1 => device.with_tile(Tile::ALL[0]),
+            _ => device.with_tile(Tile::ALL[2]),
+        };
+        Rig { device, driver: Arc::new(self.driver(number)) }
     }
 
     fn driver(&self, number: usize) -> EmulatedDriver {
