@@ -103,7 +103,9 @@ fn the_junit_report_is_well_formed_and_counts_every_check() {
     let xml = roxmltree::Document::parse(&text).unwrap();
     let cases: Vec<_> = xml.descendants().filter(|node| node.has_tag_name("testcase")).collect();
     let names: Vec<&str> = cases.iter().map(|case| case.attribute("name").unwrap()).collect();
-    assert_eq!(names, listed("Relu"));
+    // A CPU keeps no maps in float16.
+    let expected: Vec<String> = listed("Relu").into_iter().filter(|text| !text.ends_with(" in float16")).collect();
+    assert_eq!(names, expected);
     assert!(cases.iter().all(|case| case.attribute("classname").unwrap().starts_with("Relu") && !case.has_children()));
     let root = xml.root_element();
     assert!(root.has_tag_name("testsuites"));
