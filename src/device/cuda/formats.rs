@@ -14,9 +14,10 @@ pub(super) struct Formats {
 }
 
 impl Formats {
-    /// In a precision of 16 bits filters that only products read; in float16 maps, too, where every kernel that writes or reads
-    /// them has that format. Of bfloat16 there are too few digits: what residuals add up stays float32. Maps of a few channels, such as the network's results, stay float32, for they have little to save; and
-    /// so does all that a training step computes, whose gradients need the range of float32.
+    /// In a precision of 16 bits filters that only products read; in float16 maps, too, where every kernel that writes or
+    /// reads them has that format. Of bfloat16 there are too few digits: what residuals add up stays float32. Maps of a few
+    /// channels, such as the network's results, stay float32, for they have little to save; and so does all that a training
+    /// step computes, whose gradients need the range of float32.
     pub fn of(precision: Precision, program: &Program) -> Formats {
         let mut halves = HashSet::new();
         if !precision.is_half() {
