@@ -2,7 +2,7 @@
 """Coronet beside PyTorch: what the same network has learned from the same samples, on frames that it has not seen.
 
     tools/compare_accuracy.py FOLDER                       stills (five folds) and phantom clips
-    tools/compare_accuracy.py FOLDER --only phantom
+    tools/compare_accuracy.py FOLDER --only phantom --seeds 1 2 3
     tools/compare_accuracy.py FOLDER --pretrained W        and Coronet once more on the stills, from weights W
 
 Installs what it needs by itself: Python packages into .venv (or $CORONET_VENV), Coronet's release build.
@@ -10,8 +10,8 @@ Installs what it needs by itself: Python packages into .venv (or $CORONET_VENV),
 Method. Coronet trains with the preset `better`. PyTorch starts from the same weights and takes the same steps: its batches,
 augmented, and its rates come from tools/batch_server.rs, which reads Coronet's run; loss and optimiser are PyTorch's own
 (AdamW). Both sides' last weights are scored by `coronet evaluate` on the frames left out: Dice with the usual
-post-processing, mean over frames, with the interval of a bootstrap over clips; the difference is taken clip by clip.
-Folds consist of whole clips. The exit status is 1 where Coronet's mean lies more than 0.01 below PyTorch's, and
+post-processing, mean over frames and over the seeds of the trainings, with the interval of a bootstrap over clips; the
+difference is taken clip by clip, and said for each seed, too. Folds consist of whole clips. The exit status is 1 where Coronet's mean lies more than 0.01 below PyTorch's, and
 where PyTorch's is below 0.5: networks that have learned nothing agree, too.
 
 `stills` are 40 real angiograms (--stills, by default ../shared/data/coronary_stills), clips of one frame each; `phantom`
@@ -29,6 +29,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -125,8 +126,12 @@ def learn_elsewhere(ours: Path, theirs: Path, threads: int) -> None:
     unfinished.rename(theirs)
 
 
-def answer(study: Study, name: str, question: Question, arguments: argparse.Namespace) -> dict[str, dict]:
-    """What each contender's evaluation says."""
+def answer(study: Study, name: str, question: Question, seed: int, arguments: argparse.Namespace) -> dict[str, dict]:
+    """What each contender's evaluation says of its networks trained with `seed`."""
+
+    def run(contender: str, fold: int) -> str:
+        return f"{name}-{contender}-{fold}-seed{seed}"
+
     contenders = ["coronet", "torch"]
     network = ["--width", arguments.width, "--stem", "half", "--n", arguments.n]
     starts = {"coronet": network}
@@ -134,34 +139,42 @@ def answer(study: Study, name: str, question: Question, arguments: argparse.Name
         contenders.append("pretrained")
         starts["pretrained"] = ["--init", arguments.pretrained.resolve()]
     for fold in question.folds:
-        recipe = ["--preset", "better", "--size", question.size, "--epochs", question.epochs, "--seed", arguments.seed]
+        recipe = ["--preset", "better", "--size", question.size, "--epochs", question.epochs, "--seed", seed]
         recipe += ["--folds", FOLDS, "--fold", fold]
         for contender, start in starts.items():
-            study.train(f"{name}-{contender}-{fold}", question.data, *start, *recipe)
-        ours, theirs = (study.run(f"{name}-{contender}-{fold}") for contender in ("coronet", "torch"))
-        learn_elsewhere(ours, theirs, arguments.threads)
+            study.train(run(contender, fold), question.data, *start, *recipe)
+        learn_elsewhere(*(study.run(run(contender, fold)) for contender in ("coronet", "torch")), arguments.threads)
     evaluations = {}
     for contender in contenders:
-        runs = [word for fold in question.folds for word in ("--run", study.run(f"{name}-{contender}-{fold}"))]
-        evaluations[contender] = study.score(f"{name}-{contender}", question.data, *runs)
+        runs = [word for fold in question.folds for word in ("--run", study.run(run(contender, fold)))]
+        evaluations[contender] = study.score(f"{name}-{contender}-seed{seed}", question.data, *runs)
     return evaluations
 
 
-def report(name: str, evaluations: dict[str, dict]) -> tuple[dict, bool]:
-    """Prints a table; returns its numbers and whether they show that Coronet holds up."""
+def report(name: str, evaluations: dict[int, dict[str, dict]]) -> tuple[dict, bool]:
+    """Prints a table of evaluations[seed][contender]; returns its numbers and whether they show that Coronet holds up."""
 
-    def dice(contender: str) -> list[float]:
-        return [clip["post_processed"]["dice"] for clip in sorted(evaluations[contender]["clips"], key=lambda c: c["clip"])]
+    def dice(contender: str, seeds: Iterable[int] = evaluations) -> list[float]:
+        """Of each clip, the mean over `seeds`."""
+        of_seeds = [sorted(evaluations[seed][contender]["clips"], key=lambda clip: clip["clip"]) for seed in seeds]
+        of_clips = zip(*([clip["post_processed"]["dice"] for clip in clips] for clips in of_seeds), strict=True)
+        return [statistics.fmean(values) for values in of_clips]
+
+    def beyond(contender: str, seeds: Iterable[int] = evaluations) -> list[float]:
+        return [ours - their for ours, their in zip(dice(contender, seeds), dice("torch", seeds), strict=True)]
 
     theirs = dice("torch")
     rows = {}
-    print(f"\n{name}: Dice of {len(theirs)} clips left out, mean and 95 % interval over clips\n")
+    trainings = "one training" if len(evaluations) == 1 else f"{len(evaluations)} trainings each"
+    print(f"\n{name}: Dice of {len(theirs)} clips left out, {trainings}, mean and 95 % interval over clips\n")
     print(f"{'':<28} {'Dice':<28} beyond PyTorch, clip by clip")
-    for contender in evaluations:
-        values = dice(contender)
-        beyond = interval([ours - their for ours, their in zip(values, theirs, strict=True)])
-        rows[contender] = {"dice": interval(values), "beyond_torch": beyond, "clips": values}
-        print(f"{TITLES[contender]:<28} {cell(interval(values)):<28} {'' if contender == 'torch' else cell(beyond, '+')}")
+    for contender in next(iter(evaluations.values())):
+        values, difference = dice(contender), interval(beyond(contender))
+        of_seeds = {seed: [statistics.fmean(of(contender, [seed])) for of in (dice, beyond)] for seed in evaluations}
+        rows[contender] = {"dice": interval(values), "beyond_torch": difference, "clips": values, "seeds": of_seeds}
+        print(f"{TITLES[contender]:<28} {cell(interval(values)):<28} {'' if contender == 'torch' else cell(difference, '+')}")
+        for seed, (mean, ahead) in of_seeds.items() if len(of_seeds) > 1 else ():
+            print(f"{f'  seed {seed}':<28} {mean:<28.4f} {'' if contender == 'torch' else f'{ahead:+.4f}'}")
     holds = statistics.fmean(dice("coronet")) >= statistics.fmean(theirs) - ALLOWED_DEFICIT
     if not holds:
         print(f"Coronet is more than {ALLOWED_DEFICIT} BELOW PyTorch")
@@ -192,7 +205,7 @@ def main() -> int:
     parser.add_argument("--stills", type=Path, default=ROOT / "../shared/data/coronary_stills", metavar="DIR")
     parser.add_argument("--width", type=int, default=16, help="base width w of the network (default 16)")
     parser.add_argument("--n", type=int, default=1, help="neighbouring frames on each side (default 1)")
-    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1], help="one training each (default 1)")
     parser.add_argument("--still-epochs", type=int, default=60, help="epochs on the stills (default 60)")
     parser.add_argument("--still-size", type=int, default=304, help="side of the square the network sees (default 304)")
     parser.add_argument("--clips", type=int, default=40, help="phantom clips (default 40)")
@@ -205,14 +218,18 @@ def main() -> int:
     arguments = parser.parse_args()
     if min(arguments.still_epochs, arguments.phantom_epochs, arguments.threads) < 1 or arguments.clips < FOLDS:
         parser.error(f"epochs and threads are at least 1, clips at least {FOLDS}")
+    if len(set(arguments.seeds)) != len(arguments.seeds):
+        parser.error("a seed stands there twice")
     enter_venv()
     if arguments.learn:
         learn(arguments.learn)
         return 0
     here = machine()
-    kept = ("width", "n", "seed", "still_epochs", "still_size", "clips", "frames", "phantom_epochs", "phantom_size")
+    kept = ("width", "n", "seeds", "still_epochs", "still_size", "clips", "frames", "phantom_epochs", "phantom_size")
     settings = {name: getattr(arguments, name) for name in kept}
-    study = Study(arguments.folder, settings | {"pretrained": arguments.pretrained and str(arguments.pretrained.resolve())})
+    pretrained = arguments.pretrained and str(arguments.pretrained.resolve())
+    # More seeds may come later; everything else decides what lies there.
+    study = Study(arguments.folder, {k: v for k, v in settings.items() if k != "seeds"} | {"pretrained": pretrained})
     if "BATCH_SERVER" not in os.environ:
         os.environ["BATCH_SERVER"] = build_example("batch_server")
     questions = {}
@@ -223,14 +240,19 @@ def main() -> int:
         clips = ["--preset", "reference", "--clips", arguments.clips, "--frames", arguments.frames]
         study.draw("phantom", *clips, "--fps", 7.5, "--start", 0.9, "--seed", PHANTOM_SEED)
         questions["phantom"] = Question("phantom", range(1), arguments.phantom_size, arguments.phantom_epochs)
-    evaluations = {name: answer(study, name, question, arguments) for name, question in questions.items()}
+    # Seed by seed, so that what there is after a while compares both.
+    evaluations = {name: {} for name in questions}
+    for seed in arguments.seeds:
+        for name, question in questions.items():
+            evaluations[name][seed] = answer(study, name, question, seed, arguments)
     rows, all_hold = {}, True
     for name in questions:
         rows[name], holds = report(name, evaluations[name])
         all_hold &= holds
     if arguments.json:
         # What was trained before may be of another program than the repository's.
-        commits = sorted({evaluation["commit"] for of in evaluations.values() for evaluation in of.values()})
+        of_seeds = [of for by_seed in evaluations.values() for of in by_seed.values()]
+        commits = sorted({evaluation["commit"] for of in of_seeds for evaluation in of.values()})
         record = provenance(PACKAGES, here) | {"coronet_commits": commits, "settings": settings, "questions": rows}
         arguments.json.write_text(json.dumps(record, indent=2) + "\n")
     return 0 if all_hold else 1
