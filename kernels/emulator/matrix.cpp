@@ -87,59 +87,83 @@ Place place_of(unsigned lane, unsigned tile_row, unsigned tile_column, unsigned 
     return {16 * tile_row + 8 * (i / 2) + lane / 4, 8 * tile_column + 2 * (lane % 4) + i % 2};
 }
 
-/// Four neighbouring columns at once.
-using Floats = float __attribute__((vector_size(16)));
-using Ints = int32_t __attribute__((vector_size(16)));
-
 /// Bits of float32 behind the first, and the one that tensor cores add.
 constexpr int KEPT = 23 + 1;
 constexpr int32_t INFINITE = 0x7f800000;
 /// Of 2^-100: where all numbers are smaller they are cut off as if one were not, so that no factor is subnormal.
 constexpr int32_t LEAST = 27 << 23;
 
-Ints bits_of(Floats numbers) { return reinterpret_cast<Ints>(numbers); }
-Floats numbers_of(Ints bits) { return reinterpret_cast<Floats>(bits); }
+/// Neighbouring columns at once, as many as there are at least.
+constexpr unsigned AT_ONCE = 8;
+using Floats = float __attribute__((vector_size(4 * AT_ONCE)));
+using Ints = int32_t __attribute__((vector_size(4 * AT_ONCE)));
 
-/// sums[j] += the products a[k] b[k][j] of a group, all at once and cut off, for four columns j.
+#define IN_ANY __attribute__((always_inline)) inline
+
+/// sums[j] += the products a[k] b[k][j] of a group, all at once and cut off, for AT_ONCE columns j.
 template <int group>
-void add_group(float* sums, const float* a, const float (*b)[MOST]) {
+IN_ANY void add_group(float* sums, const float* a, const float (*b)[MOST]) {
     Floats terms[group + 1];
     memcpy(&terms[group], sums, sizeof terms[group]);
-    Ints largest = bits_of(terms[group]) & 0x7fffffff;
+    Ints largest = reinterpret_cast<Ints>(terms[group]) & 0x7fffffff;
     for (int k = 0; k < group; k++) {
         memcpy(&terms[k], b[k], sizeof terms[k]);
         terms[k] *= a[k];
-        Ints size = bits_of(terms[k]) & 0x7fffffff;
+        Ints size = reinterpret_cast<Ints>(terms[k]) & 0x7fffffff;
         largest = size > largest ? size : largest;
     }
     largest = LEAST > largest ? LEAST + Ints{} : largest;
-    Floats sum = terms[group];
     Ints infinite = largest >= INFINITE;
-    if (infinite[0] | infinite[1] | infinite[2] | infinite[3]) {
-        for (int k = 0; k < group; k++) sum += terms[k];
-    } else {
-        Ints exponent = largest & INFINITE, total{};
-        Floats down = numbers_of(((2 * 127 + KEPT) << 23) - exponent);
-        // Conversions cut off. What is converted has at most 25 bits, so that nine of them have less than 31.
-        for (int k = 0; k < group + 1; k++) total += __builtin_convertvector(terms[k] * down, Ints);
-        Ints size = total < 0 ? -total : total;
-        // The nearest number of 24 bits, or, where that is larger, the one before it: true is -1.
-        Floats nearest = __builtin_convertvector(size, Floats);
-        Ints bits = bits_of(nearest) + (__builtin_convertvector(nearest, Ints) > size);
-        sum = numbers_of(bits) * numbers_of(exponent - (KEPT << 23));
-        sum = total < 0 ? -sum : sum;
+    Floats plain{};
+    int any = 0;
+    for (unsigned i = 0; i < AT_ONCE; i++) any |= infinite[i];
+    if (any != 0) {
+        for (int k = 0; k < group + 1; k++) {
+            plain += terms[k];
+            terms[k] = infinite ? Floats{} : terms[k];
+        }
+        largest = infinite ? LEAST + Ints{} : largest;
     }
+    Ints exponent = largest & INFINITE, total{};
+    Floats down = reinterpret_cast<Floats>(((2 * 127 + KEPT) << 23) - exponent);
+    // Conversions cut off. What is converted has at most 25 bits, so that nine of them have less than 31.
+    for (int k = 0; k < group + 1; k++) total += __builtin_convertvector(terms[k] * down, Ints);
+    Ints size = total < 0 ? -total : total;
+    // The nearest number of 24 bits, or, where that is larger, the one before it: true is -1.
+    Floats nearest = __builtin_convertvector(size, Floats);
+    Ints bits = reinterpret_cast<Ints>(nearest) + (__builtin_convertvector(nearest, Ints) > size);
+    Floats sum = reinterpret_cast<Floats>(bits) * reinterpret_cast<Floats>(exponent - (KEPT << 23));
+    sum = total < 0 ? -sum : sum;
+    if (any != 0) sum = infinite ? plain : sum;
     memcpy(sums, &sum, sizeof sum);
 }
 
-/// sums[j] += sum over k of a[k] b[k][j], group after group.
+/// sums[i][j] += sum over k of a[i][k] b[k][j], group after group.
 template <int group, int depth>
-void add_products(float* sums, unsigned columns, const float* a, const float (*b)[MOST]) {
-    for (unsigned j = 0; j < columns; j += 4) {
-        for (int k = 0; k < depth; k += group) {
-            add_group<group>(sums + j, a + k, reinterpret_cast<const float(*)[MOST]>(&b[k][j]));
+IN_ANY void add_products(unsigned rows, unsigned columns, float (*sums)[MOST], const float (*a)[16], const float (*b)[MOST]) {
+    for (unsigned i = 0; i < rows; i++) {
+        for (unsigned j = 0; j < columns; j += AT_ONCE) {
+            for (int k = 0; k < depth; k += group) {
+                add_group<group>(&sums[i][j], &a[i][k], reinterpret_cast<const float(*)[MOST]>(&b[k][j]));
+            }
         }
     }
+}
+
+// A copy for every kind of x86 vector, chosen when the program starts; most of a test run's time is spent here.
+#if defined(__x86_64__) && !defined(__clang__) && !defined(CORONET_ADDRESS)
+#define FOR_EACH_PROCESSOR __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
+#else
+#define FOR_EACH_PROCESSOR
+#endif
+
+FOR_EACH_PROCESSOR void add_products_of_halves(unsigned rows, unsigned columns, float (*sums)[MOST], const float (*a)[16],
+                                               const float (*b)[MOST]) {
+    add_products<8, 16>(rows, columns, sums, a, b);
+}
+FOR_EACH_PROCESSOR void add_products_of_tf32(unsigned rows, unsigned columns, float (*sums)[MOST], const float (*a)[16],
+                                             const float (*b)[MOST]) {
+    add_products<4, 8>(rows, columns, sums, a, b);
 }
 
 void multiply_all(void* const* lanes, unsigned) {
@@ -162,13 +186,8 @@ void multiply_all(void* const* lanes, unsigned) {
         }
     };
     for_each_sum([](float& mine, float& sum) { sum = mine; });
-    for (unsigned i = 0; i < first.rows; i++) {
-        if (first.format == Format::Tf32) {
-            add_products<4, 8>(sums[i], first.columns, a[i], across);
-        } else {
-            add_products<8, 16>(sums[i], first.columns, a[i], across);
-        }
-    }
+    auto add = first.format == Format::Tf32 ? add_products_of_tf32 : add_products_of_halves;
+    add(first.rows, first.columns, sums, a, across);
     for_each_sum([](float& mine, float& sum) { mine = sum; });
 }
 

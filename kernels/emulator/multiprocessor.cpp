@@ -18,7 +18,7 @@
 
 namespace emulator {
 
-thread_local Position here;
+thread_local Position here{};
 
 namespace {
 
@@ -347,7 +347,8 @@ void Multiprocessor::collective(const char* name, unsigned mask, void* mine, Col
     while (index < meetings.size() && (meetings[index].warp != warp || !(meetings[index].mask & mask))) index++;
     if (index == meetings.size()) meetings.push_back({name, perform, warp, mask, 0, {}});
     Meeting& meeting = meetings[index];
-    if (meeting.mask != mask || meeting.perform != perform || strcmp(meeting.name, name) != 0) {
+    bool is_same = meeting.name == name || strcmp(meeting.name, name) == 0;
+    if (meeting.mask != mask || meeting.perform != perform || !is_same) {
         fail("lane %u is at %s with mask %08x while others of its warp wait at %s with mask %08x", lane, name, mask,
              meeting.name, meeting.mask);
     }

@@ -54,7 +54,13 @@ struct Position {
     unsigned lane() const { return linear % WARP; }
 };
 
-extern thread_local Position here;
+// Constant at first, which spares other files to ask at every access whether it has been constructed.
+#ifdef __clang__
+#define CONSTANT_AT_FIRST [[clang::require_constant_initialization]]
+#else
+#define CONSTANT_AT_FIRST __constinit
+#endif
+CONSTANT_AT_FIRST extern thread_local Position here;
 
 /// A kernel with its arguments taken from an array of pointers, as cuLaunchKernel takes them.
 using Entry = void (*)(void* const* arguments);
