@@ -169,6 +169,33 @@ fn ten_steps_of_sgd_give_the_golden_losses() {
     check_steps_of_sgd(&CpuDevice::new(None).unwrap(), 10);
 }
 
+/// Losses of steps of SGD with products in a precision, while parameters, sums and updates are float32. Each step's loss
+/// is off by what a rounding of the products changes, as [`check_in_precision`] has it, and by what the steps before it have
+/// learned differently.
+#[cfg(any(feature = "cuda", feature = "emulator"))]
+fn check_losses_in_precision(device: &dyn Device, precision: Precision, golden: &Golden, steps: usize) {
+    let unit = if precision == Precision::BFloat16 { 2f64.powi(-8) } else { 2f64.powi(-11) };
+    let device = device.with_precision(precision).unwrap();
+    let step = golden.training_step();
+    let mut session = load(&*device, golden, &step, &[step.total_loss]);
+    session.write(step.rate, &[RATE]).unwrap();
+    let expected = golden.tensor("sgd.total_loss").1;
+    let (mut failures, mut losses) = (Vec::new(), Vec::new());
+    for (i, expected) in expected.iter().take(steps).enumerate() {
+        session.run().unwrap();
+        let loss = session.read(step.total_loss).unwrap().data()[0];
+        losses.push(loss);
+        let (what, error) = (format!("{} step {i} in {precision}", golden.name), f64::from((loss - expected).abs()));
+        println!("{what}: {loss:.6}, {error:.1e} from float64");
+        check(&mut failures, &what, error, unit / 32.0);
+    }
+    // What was learned, which is little beside the loss.
+    let fall = |losses: &[f32]| f64::from(losses[0] - losses[steps - 1]);
+    let error = (fall(&losses) / fall(&expected) - 1.0).abs();
+    check(&mut failures, &format!("{} fall in {precision}", golden.name), error, 64.0 * unit);
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+}
+
 /// What rounded products may change. A rounding of u per operand moves a layer's results by about u; norms, which divide
 /// what has grown again, keep that from adding up to more than a few u. On these cases, stages are off by up to
 /// 1.2e-2 (tf32), 1.1e-2 (float16) and 8.5e-2 (bfloat16), losses by up to 2.5e-6, 2.0e-6 and 6.5e-5.
@@ -206,7 +233,8 @@ fn gradient_bound(case: &str) -> f64 {
 
 #[cfg(feature = "cuda")]
 mod gpu {
-    use super::{cases, check_in_precision, check_stages_loss_and_gradients, check_steps_of_sgd, gradient_bound};
+    use super::{cases, check_in_precision, check_losses_in_precision};
+    use super::{check_stages_loss_and_gradients, check_steps_of_sgd, gradient_bound};
     use coronet::device::Device;
     use coronet::device::cuda::{CudaDevice, Gpu};
 
@@ -232,11 +260,20 @@ mod gpu {
         let Some(device) = gpu() else { return };
         device.precisions().into_iter().for_each(|precision| check_in_precision(&device, precision, cases()));
     }
+
+    #[test]
+    fn in_mixed_precision_steps_of_sgd_give_nearly_the_golden_losses_on_a_gpu() {
+        let Some(device) = gpu() else { return };
+        for precision in device.precisions() {
+            cases().iter().for_each(|golden| check_losses_in_precision(&device, precision, golden, 10));
+        }
+    }
 }
 
 #[cfg(feature = "emulator")]
 mod emulated {
-    use super::{cases, check_in_precision, check_stages_loss_and_gradients, check_steps_of_sgd, gradient_bound};
+    use super::{cases, check_in_precision, check_losses_in_precision};
+    use super::{check_stages_loss_and_gradients, check_steps_of_sgd, gradient_bound};
     use coronet::device::Precision;
     use coronet::device::cuda::{CudaDevice, EmulatedDriver, Schedule};
 
@@ -264,6 +301,15 @@ mod emulated {
         let rounded = [Precision::Float16, Precision::BFloat16, Precision::Tf32];
         for (golden, precision) in cases().into_iter().zip(rounded.into_iter().cycle()) {
             check_in_precision(&device, precision, vec![golden]);
+        }
+    }
+
+    #[test]
+    fn in_mixed_precision_steps_of_sgd_give_nearly_the_golden_losses_on_the_emulated_gpu() {
+        let device = CudaDevice::new(EmulatedDriver::new(Schedule::ALL[0]));
+        let smallest = cases().into_iter().min_by_key(|golden| golden.tensor("input").1.len()).unwrap();
+        for precision in [Precision::BFloat16, Precision::Float16] {
+            check_losses_in_precision(&device, precision, &smallest, 4);
         }
     }
 }

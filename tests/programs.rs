@@ -277,6 +277,53 @@ fn a_folded_program_computes_what_the_plain_one_does_in_every_precision() {
     }
 }
 
+/// A chain without norms whose numbers grow a hundredfold at each convolution, as those of a trained dense atrous block do.
+#[cfg(feature = "emulator")]
+#[test]
+fn what_convolutions_make_one_after_the_other_may_be_beyond_float16() {
+    use coronet::device::cuda::{CudaDevice, EmulatedDriver, Schedule};
+    let mut graph = Graph::new();
+    let x = graph.input("x", Shape::maps(1, 16, 12, 12));
+    let filter = |side: usize| Shape::Filter { outputs: 16, inputs: 16, height: side, width: side };
+    let threes: Vec<ValueId> = (0..5).map(|depth| graph.state(&format!("three{depth}"), filter(3))).collect();
+    let one = graph.state("one", filter(1));
+    let [gamma, beta] = ["gamma", "beta"].map(|name| graph.state(name, Shape::Channels { channels: 16 }));
+    let start = graph.conv("start", x, threes[0], None, Conv::same(3)).unwrap();
+    let start = graph.instance_norm("start_norm", start, gamma, beta).unwrap();
+    let mut sum = start;
+    let mut chain = vec![start];
+    for depth in 1..=4 {
+        let next = graph.conv(&format!("chain{depth}"), chain[depth - 1], threes[depth], None, Conv::same(3)).unwrap();
+        let branch = graph.conv(&format!("branch{depth}"), next, one, None, Conv::same(1)).unwrap();
+        let branch = graph.relu(&format!("rectified{depth}"), branch).unwrap();
+        sum = graph.add(&format!("sum{depth}"), sum, branch).unwrap();
+        chain.push(next);
+    }
+    let normed = graph.instance_norm("normed", sum, gamma, beta).unwrap();
+    let run = |device: &dyn Device| {
+        let program = Program::lower(&graph, &[normed], device, Placement::Shared).unwrap();
+        let mut session = device.load(program).unwrap();
+        let given = [(x, 1.0), (one, 2.0), (gamma, 1.0), (beta, 1.0)];
+        for (id, factor) in given.into_iter().chain(threes.iter().map(|&id| (id, 10.0))) {
+            let len = graph.shape(id).elements() as u32;
+            let numbers: Vec<f32> = (0..len).map(|i| factor * (i as f32 * 0.7 + factor).sin()).collect();
+            session.write(id, &numbers).unwrap();
+        }
+        session.run().unwrap();
+        let kept: Vec<Precision> = chain.iter().map(|&id| session.kept_in(id)).collect();
+        (session.read(normed).unwrap().into_data(), kept)
+    };
+    let (exact, _) = run(&CpuDevice::new(Some(1)).unwrap());
+    let exact: Vec<f64> = exact.into_iter().map(f64::from).collect();
+    let half = CudaDevice::new(EmulatedDriver::new(Schedule::ALL[0])).with_precision(Precision::Float16).unwrap();
+    let (rounded, kept) = run(&*half);
+    let error = relative_l2(&rounded, &exact);
+    assert!(error < 5e-3, "{error}");
+    // All branches share a filter that multiplies what is too large.
+    assert_eq!(kept[0], Precision::Float16);
+    assert!(kept[1..].iter().all(|&kept| kept == Precision::Float32), "{kept:?}");
+}
+
 #[test]
 fn no_two_values_alive_together_share_memory() {
     for (objective, optimizer, states) in TRAINING {

@@ -61,8 +61,8 @@ pub struct Arguments {
     #[command(flatten)]
     device: DeviceOptions,
 
-    /// What convolutions, but for the temporal one, multiply: float32, or on the tensor cores of a GPU tf32, float16 (up
-    /// to 65504) or bfloat16, rounded from float32 and summed in it
+    /// What convolutions, but for the temporal one, multiply: float32, or on the tensor cores of a GPU tf32, float16 (what
+    /// may be outside its range in tf32) or bfloat16, rounded from float32 and summed in it
     #[arg(long, value_name = "P", default_value_t = Precision::Float32)]
     precision: Precision,
 

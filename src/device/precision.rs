@@ -12,7 +12,8 @@ pub enum Precision {
     Float32,
     /// The upper 19 bits of a float32, on tensor cores: 11 significant bits, the range of float32.
     Tf32,
-    /// IEEE 754 binary16, on tensor cores: 11 significant bits, up to 65504.
+    /// IEEE 754 binary16, on tensor cores: 11 significant bits, up to 65504. What may be beyond that, after a few convolutions
+    /// without a norm, and gradients, which may be too small, is multiplied in tf32.
     Float16,
     /// The upper half of a float32, on tensor cores: 8 significant bits, the range of float32.
     BFloat16,

@@ -1,7 +1,9 @@
-//! What the weights in the box are worth: the masks of a phantom clip that they have never seen are the vessels.
+//! What the weights in the box are worth: the masks of a phantom clip that they have never seen are the vessels, and a GPU that
+//! multiplies in float16 makes the same.
 
+use coronet::device::Device;
 use coronet::device::cpu::CpuDevice;
-use coronet::media::{Colour, FramePreparer, ProbabilityMap, Size};
+use coronet::media::{Colour, FramePreparer, Mask, ProbabilityMap, Size};
 use coronet::metrics::{Agreement, Counts};
 use coronet::phantom::{Phantom, Preset, Settings};
 use coronet::post::PostProcessing;
@@ -12,31 +14,69 @@ use coronet::weights::Weights;
 const CLIPS: usize = 4;
 const MOMENTS: [f64; 3] = [0.8, 1.6, 2.6];
 
+/// The network of the box for frames of a size, and what goes in and comes out.
+struct Segmenter {
+    network: EngineNetwork,
+    preparer: FramePreparer,
+    size: Size,
+}
+
+impl Segmenter {
+    fn new(device: &dyn Device, size: Size) -> Segmenter {
+        let network = EngineNetwork::load(&Weights::embedded().unwrap(), device, size).unwrap();
+        Segmenter { network, preparer: FramePreparer::new(size, Colour::Grey, size).unwrap(), size }
+    }
+
+    /// The mask that it finds in the middle one of a clip's first three frames, and the true one.
+    fn masks(&mut self, phantom: &Phantom) -> [Mask; 2] {
+        let drawn: Vec<_> = (0..3).map(|i| phantom.frame(i).unwrap()).collect();
+        let prepared = drawn.iter().map(|drawn| {
+            let mut planes = vec![0.0; self.preparer.values()];
+            self.preparer.prepare(&drawn.frame, &mut planes).unwrap();
+            planes
+        });
+        let window: Vec<Vec<f32>> = prepared.collect();
+        let mut values = vec![0.0; self.size.area()];
+        self.network.run(&window.iter().map(Vec::as_slice).collect::<Vec<_>>(), &mut values).unwrap();
+        let found = PostProcessing::default().mask(&ProbabilityMap { size: self.size, values });
+        [found, drawn[1].mask.clone()]
+    }
+}
+
+fn clip(clip: usize, start_seconds: f64, size: Size) -> Phantom {
+    Phantom::new(Settings { size, start_seconds, frames: 3, ..Preset::Reference.settings(1, clip) }).unwrap()
+}
+
 #[test]
 fn the_embedded_weights_find_the_vessels_of_the_reference() {
     let size = Size { width: 448, height: 448 };
-    let device = CpuDevice::new(None).unwrap();
-    let mut network = EngineNetwork::load(&Weights::embedded().unwrap(), &device, size).unwrap();
-    let mut preparer = FramePreparer::new(size, Colour::Grey, size).unwrap();
+    let mut segmenter = Segmenter::new(&CpuDevice::new(None).unwrap(), size);
     let mut counts = Vec::new();
-    for clip in 0..CLIPS {
+    for index in 0..CLIPS {
         for start_seconds in MOMENTS {
-            let settings = Settings { size, start_seconds, frames: 3, ..Preset::Reference.settings(1, clip) };
-            let phantom = Phantom::new(settings).unwrap();
-            let drawn: Vec<_> = (0..3).map(|i| phantom.frame(i).unwrap()).collect();
-            let prepared = drawn.iter().map(|drawn| {
-                let mut planes = vec![0.0; preparer.values()];
-                preparer.prepare(&drawn.frame, &mut planes).unwrap();
-                planes
-            });
-            let window: Vec<Vec<f32>> = prepared.collect();
-            let mut values = vec![0.0; size.area()];
-            network.run(&window.iter().map(Vec::as_slice).collect::<Vec<_>>(), &mut values).unwrap();
-            let mask = PostProcessing::default().mask(&ProbabilityMap { size, values });
-            counts.push(Counts::of(&mask, &drawn[1].mask).unwrap());
+            let [found, truth] = segmenter.masks(&clip(index, start_seconds, size));
+            counts.push(Counts::of(&found, &truth).unwrap());
         }
     }
     let agreement = Agreement::over(&counts).unwrap();
     println!("Dice {:.3} pooled, {:.3} mean", agreement.pooled.dice, agreement.mean.dice);
     assert!(agreement.pooled.dice >= 0.88 && agreement.mean.dice >= 0.88, "{agreement:?}");
+}
+
+#[cfg(feature = "emulator")]
+#[test]
+fn in_float16_the_embedded_weights_make_the_masks_of_float32() {
+    use coronet::device::Precision;
+    use coronet::device::cuda::{CudaDevice, EmulatedDriver, Schedule};
+    // A quarter of the pixels: the emulated GPU takes its time.
+    let size = Size { width: 224, height: 224 };
+    let gpu = CudaDevice::new(EmulatedDriver::new(Schedule::ALL[0])).with_precision(Precision::Float16).unwrap();
+    let clip = clip(0, 1.6, size);
+    let [exact, truth] = Segmenter::new(&CpuDevice::new(None).unwrap(), size).masks(&clip);
+    let [rounded, _] = Segmenter::new(&*gpu, size).masks(&clip);
+    let dice = |a: &Mask, b: &Mask| Agreement::over(&[Counts::of(a, b).unwrap()]).unwrap().pooled.dice;
+    let (agreement, found) = (dice(&rounded, &exact), dice(&exact, &truth));
+    println!("Dice {agreement:.5} against float32, which has {found:.3}");
+    assert!(found > 0.5, "too little is found for a comparison: {found}");
+    assert!(agreement >= 0.999, "{agreement}");
 }

@@ -71,13 +71,28 @@ impl CudaDevice {
 }
 
 impl CudaDevice {
-    fn choices(&self) -> ops::Choices<'_> {
-        ops::Choices { driver: &*self.driver, precision: self.precision, tile: self.tile }
+    /// For products in a precision.
+    fn choices(&self, precision: Precision) -> ops::Choices<'_> {
+        ops::Choices { driver: &*self.driver, precision, tile: self.tile }
+    }
+
+    /// What is multiplied in where numbers may be beyond the range of the device's precision.
+    fn wide_precision(&self) -> Precision {
+        match self.precision {
+            Precision::Float16 if self.check_precision(Precision::Tf32).is_ok() => Precision::Tf32,
+            Precision::Float16 => Precision::Float32,
+            wide => wide,
+        }
+    }
+
+    /// For either of both: lowering does not know yet which numbers those are.
+    fn possible_choices(&self) -> [ops::Choices<'_>; 2] {
+        [self.precision, self.wide_precision()].map(|precision| self.choices(precision))
     }
 
     /// The format that each value of a program that was lowered for this device is kept in.
     pub fn kept_in(&self, program: &Program) -> impl Fn(ValueId) -> Precision + use<> {
-        let (formats, precision) = (Formats::of(self.precision, program), self.precision);
+        let (formats, precision) = (Formats::of(self, program), self.precision);
         move |id| if formats.is_half(id) { precision } else { Precision::Float32 }
     }
 
@@ -101,15 +116,16 @@ impl Target for CudaDevice {
     }
 
     fn folds(&self, op: &Op, result: Shape, epilogue: &Epilogue) -> bool {
-        ops::folds(op, result, epilogue, self.choices())
+        self.possible_choices().into_iter().all(|choices| ops::folds(op, result, epilogue, choices))
     }
 
     fn has_step(&self, op: &Op) -> bool {
-        ops::has_step(op, self.choices())
+        ops::has_step(op, self.choices(self.precision))
     }
 
     fn workspace(&self, step: &Step, inputs: &[Shape], outputs: &[Shape]) -> usize {
-        ops::workspace(step, inputs, outputs, self.choices())
+        let workspace = |choices| ops::workspace(step, inputs, outputs, choices);
+        self.possible_choices().into_iter().map(workspace).max().unwrap_or(0)
     }
 }
 
@@ -189,9 +205,9 @@ impl CudaSession {
                 arena.fill(span, 0.0)?;
             }
         }
-        let counters = counters_of(device, &program)?;
+        let formats = Formats::of(device, &program);
+        let counters = counters_of(device, &program, &formats)?;
         counters.reset()?;
-        let formats = Formats::of(device.precision, &program);
         let steps: Vec<Vec<Launch>> =
             (0..program.steps().len()).map(|step| bind(device, &program, step, &arena, &counters, &formats)).collect();
         let missing = |launch: &&Launch| !driver.has_kernel(launch.kernel);
@@ -311,12 +327,12 @@ impl CudaSession {
 const UNWRITTEN_PAIR: f32 = f32::from_bits(0x7fc1_7fc1);
 
 /// Room for the counters of each step.
-fn counters_of(device: &CudaDevice, program: &Program) -> Result<Counters> {
+fn counters_of(device: &CudaDevice, program: &Program, formats: &Formats) -> Result<Counters> {
     let shapes = |ids: &[ValueId]| ids.iter().map(|&id| program.value(id).shape).collect::<Vec<Shape>>();
-    let counts = program
-        .steps()
-        .iter()
-        .map(|step| ops::counters(step, &shapes(&step.inputs), &shapes(&step.outputs), device.choices()));
+    let counts = program.steps().iter().enumerate().map(|(at, step)| {
+        let choices = device.choices(formats.of_products(at));
+        ops::counters(step, &shapes(&step.inputs), &shapes(&step.outputs), choices)
+    });
     Counters::new(&device.driver, counts)
 }
 
@@ -340,7 +356,7 @@ fn bind(
     ops::bind(&ops::Binding {
         op: &step.op,
         epilogue: step.epilogue,
-        choices: device.choices(),
+        choices: device.choices(formats.of_products(at)),
         input_shapes: shapes(&step.inputs),
         output_shapes: shapes(&step.outputs),
         inputs: operands(&step.inputs),

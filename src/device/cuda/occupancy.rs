@@ -149,8 +149,8 @@ impl CudaDevice {
         let multiprocessor = multiprocessor.ok_or_else(|| Error::Device("nothing is known of this GPU".into()))?;
         let paper: Arc<dyn Driver> = Arc::new(Paper { multiprocessor });
         let arena = Memory::unwritten(&paper, program.arena_len())?;
-        let counters = counters_of(&CudaDevice { driver: paper, ..self.clone() }, program)?;
-        let formats = Formats::of(self.precision, program);
+        let formats = Formats::of(self, program);
+        let counters = counters_of(&CudaDevice { driver: paper, ..self.clone() }, program, &formats)?;
         let of_step = |step: usize| {
             bind(self, program, step, &arena, &counters, &formats).into_iter().map(move |launch| (step, launch))
         };

@@ -14,15 +14,25 @@ pub(super) struct Finish {
     residual: Address,
     activation: i32,
     channels: i32,
+    residual_is_half: i32,
+    unused: i32,
 }
 
 impl Finish {
     /// What a binding's epilogue asks for.
     pub fn of(binding: &Binding<'_>) -> Finish {
         let [gamma, beta] = binding.norm().unwrap_or([Address(0); 2]);
-        let residual = binding.residual().unwrap_or(Address(0));
+        let residual = binding.residual();
         let (_, channels, _, _) = maps(binding.output_shapes[0]);
-        Finish { gamma, beta, residual, activation: activation(&binding.epilogue), channels: channels as i32 }
+        Finish {
+            gamma,
+            beta,
+            residual: residual.map_or(Address(0), |operand| operand.address),
+            activation: activation(&binding.epilogue),
+            channels: channels as i32,
+            residual_is_half: i32::from(residual.is_some_and(|operand| operand.is_half)),
+            unused: 0,
+        }
     }
 
     /// The same of a norm that is a step of its own.

@@ -78,8 +78,8 @@ impl Binding<'_> {
     }
 
     /// The residual, if the epilogue adds one.
-    fn residual(&self) -> Option<Address> {
-        self.epilogue.residual.and(self.inputs.last().map(|operand| operand.address))
+    fn residual(&self) -> Option<Operand> {
+        self.epilogue.residual.and(self.inputs.last().copied())
     }
 
     /// The kernel for the format that the result is kept in, of those for float32 and float16.
@@ -118,6 +118,11 @@ pub(super) fn has_step(op: &Op, choices: Choices<'_>) -> bool {
     matches!(op, Op::MultiKernelPooling(op) if multi_kernel_pooling::is_possible(op, choices))
 }
 
+/// Whether an operator's numbers are products on tensor cores, if there are any.
+pub(super) fn is_product(op: &Op) -> bool {
+    matches!(op, Op::Conv(_) | Op::ConvInputGrad(_) | Op::ConvFilterGrad(_) | Op::TransposedConv(_))
+}
+
 /// Whether an operator needs its input number `input` only as an operand of products, and its shape is a filter's.
 pub(super) fn multiplies(op: &Op, input: usize) -> bool {
     input == 1 && matches!(op, Op::Conv(_) | Op::ConvInputGrad(_) | Op::TransposedConv(_))
@@ -126,19 +131,28 @@ pub(super) fn multiplies(op: &Op, input: usize) -> bool {
 /// How a step's kernels have one of its maps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kept {
-    /// In 16 bits if all of its maps that are kept alike are, else in float32.
+    /// In 16 bits if all of its maps that are kept alike or lead are, else in float32.
     Alike,
-    /// In either.
+    /// In either, whatever the others are.
+    Leads,
+    /// In either, and the others do not depend on it.
     Either,
     /// In float32.
     Float32,
 }
 
-/// How a step's kernels have its input `input`, or where that is `None` its result, of those that are maps.
-pub(super) fn kept(step: &Step, input: Option<usize>) -> Kept {
+/// How a step's kernels have its input `input`, or where that is `None` its result, of those that are maps; its products,
+/// if it has any, are those of a `precision`.
+pub(super) fn kept(step: &Step, input: Option<usize>, precision: Precision) -> Kept {
     match step.op {
+        Op::Conv(_) | Op::TransposedConv(_) if !precision.is_half() => {
+            let is_residual = step.epilogue.residual.is_some() && input == Some(step.inputs.len() - 1);
+            if is_residual { Kept::Either } else { Kept::Float32 }
+        }
         Op::Conv(_) | Op::ConvInputGrad(_) | Op::TransposedConv(_) if input == Some(0) => Kept::Either,
         Op::ConvFilterGrad(_) => Kept::Either,
+        // A result in 16 bits needs a residual in 16 bits.
+        Op::Conv(_) | Op::TransposedConv(_) if input.is_some() => Kept::Leads,
         Op::Conv(_) | Op::TransposedConv(_) => Kept::Alike,
         Op::MaxPool(_) | Op::MultiKernelPooling(_) | Op::TemporalConv(_) => Kept::Alike,
         Op::Relu(_) if step.epilogue.residual.is_some() => Kept::Alike,
