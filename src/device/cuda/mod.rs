@@ -48,12 +48,13 @@ pub struct CudaDevice {
     driver: Arc<dyn Driver>,
     precision: Precision,
     tile: Option<Tile>,
+    warpgroups: bool,
 }
 
 impl CudaDevice {
     /// A device whose kernels `driver` runs, in float32.
     pub fn new(driver: impl Driver + 'static) -> CudaDevice {
-        CudaDevice { driver: Arc::new(driver), precision: Precision::Float32, tile: None }
+        CudaDevice { driver: Arc::new(driver), precision: Precision::Float32, tile: None, warpgroups: false }
     }
 }
 
@@ -68,11 +69,19 @@ impl CudaDevice {
     pub fn with_tile(self, tile: Tile) -> CudaDevice {
         CudaDevice { tile: Some(tile), ..self }
     }
+
+    /// The same device whose convolutions of float16 numbers are left to warpgroups, or not, where they are of several taps
+    /// and without a stride, and the GPU is an sm_90: its tensor cores then read operands by themselves. Not the default as
+    /// long as nobody has measured it.
+    pub fn with_warpgroups(self, warpgroups: bool) -> CudaDevice {
+        CudaDevice { warpgroups, ..self }
+    }
 }
 
 impl CudaDevice {
     fn choices(&self) -> ops::Choices<'_> {
-        ops::Choices { driver: &*self.driver, precision: self.precision, tile: self.tile }
+        let CudaDevice { driver, precision, tile, warpgroups } = self;
+        ops::Choices { driver: &**driver, precision: *precision, tile: *tile, warpgroups: *warpgroups }
     }
 
     /// The format that each value of a program that was lowered for this device is kept in.

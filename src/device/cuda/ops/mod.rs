@@ -48,6 +48,8 @@ pub(super) struct Choices<'a> {
     pub precision: Precision,
     /// Their tile on tensor cores, where it is not chosen by their size.
     pub tile: Option<Tile>,
+    /// Whether tensor cores shall compute by themselves where they can.
+    pub warpgroups: bool,
 }
 
 /// A step's operator with the memory of its operands.
