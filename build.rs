@@ -300,7 +300,9 @@ mod cuda {
             }
             // Products that wait for each other: C7510 and its like, for reasons that the words behind say.
             if let Some(line) = report.lines().find(|line| line.contains("wgmma") && line.contains("serialized")) {
-                return Err(complaint(&file.path, &format!("multiplies one product after the other: {line}"), "").into());
+                return Err(
+                    complaint(&file.path, &format!("multiplies one product after the other: {line}"), "").into()
+                );
             }
             let resources = resources(&report);
             if let Some(line) = resources.iter().find(|line| !line.ends_with(" 0 bytes in local memory")) {

@@ -64,7 +64,9 @@ fn convolutions() -> Option<&'static [Kernel]> {
         };
         let folder = tempfile::tempdir().unwrap();
         let mut all = Vec::new();
-        for Fatbin { file, needs, alone, kernels, image } in FATBINS.iter().filter(|fatbin| fatbin.file.starts_with("conv")) {
+        for Fatbin { file, needs, alone, kernels, image } in
+            FATBINS.iter().filter(|fatbin| fatbin.file.starts_with("conv"))
+        {
             let path = folder.path().join(file);
             std::fs::write(&path, image).unwrap();
             let found = disassembled(&cuobjdump, &path);

@@ -199,9 +199,14 @@ impl EmulatedDriver {
         EmulatedDriver { interface: LINKED, kernels, architecture, schedule, traffic: None }
     }
 
-    /// The same, counting what kernels ask of memory. Only the checked build counts.
+    /// A driver of an sm_80 that counts what kernels ask of memory. Only the checked build counts.
     pub fn counting(schedule: Schedule) -> EmulatedDriver {
-        EmulatedDriver { traffic: Some(Arc::default()), ..EmulatedDriver::new(schedule) }
+        EmulatedDriver::new(schedule).that_counts()
+    }
+
+    /// The same driver, counting what kernels ask of memory from now on.
+    pub fn that_counts(self) -> EmulatedDriver {
+        EmulatedDriver { traffic: Some(Arc::default()), ..self }
     }
 
     /// What has been counted so far, by kernel.

@@ -124,9 +124,10 @@ impl Target for CudaDevice {
 
 impl Device for CudaDevice {
     fn describe(&self) -> String {
+        let by = if self.warpgroups { " by warpgroups" } else { "" };
         match self.precision {
             Precision::Float32 => self.driver.describe(),
-            precision => format!("{}, products in {precision}", self.driver.describe()),
+            precision => format!("{}, products in {precision}{by}", self.driver.describe()),
         }
     }
 
@@ -146,6 +147,14 @@ impl Device for CudaDevice {
     fn with_precision(&self, precision: Precision) -> Result<Box<dyn Device>> {
         self.check_precision(precision)?;
         Ok(Box::new(CudaDevice { precision, ..self.clone() }))
+    }
+
+    fn by_warpgroups(&self) -> Result<Box<dyn Device>> {
+        if !self.driver.has_kernel(ops::A_KERNEL_OF_WARPGROUPS) {
+            let why = "that needs an sm_90, and a build with 90 in CORONET_CUDA_ARCHS";
+            return Err(Error::Device(format!("{} has no warpgroups: {why}", self.driver.describe())));
+        }
+        Ok(Box::new(self.clone().with_warpgroups(true)))
     }
 
     fn load(&self, program: Program) -> Result<Box<dyn Session>> {

@@ -19,6 +19,7 @@ mod sums;
 mod temporal_conv;
 mod tensor_conv;
 
+pub(super) use patch_conv::A_KERNEL_OF_WARPGROUPS;
 pub use tensor_conv::Tile;
 pub(super) use tensor_conv::{a_kernel, architecture};
 

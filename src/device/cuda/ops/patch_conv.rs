@@ -21,6 +21,9 @@ const PIXEL_BYTES: usize = 64;
 /// Bytes of the moments of a thread.
 const MOMENTS: usize = 12;
 
+/// The name of a kernel that is there where those of `kernels/warpgroup_conv.cuh` are.
+pub(in super::super) const A_KERNEL_OF_WARPGROUPS: &str = "conv_warpgroups_float16_128x64";
+
 /// What `kernels/warpgroup_conv.cuh` has.
 mod warpgroups {
     pub const THREADS: u32 = 320;
@@ -157,7 +160,8 @@ impl Plan {
         let cut = Cut::new(conv, kernel, result, warpgroups::WIDTH_LOG2);
         let columns = columns_of(result);
         let halves = if slices_of(source, warpgroups::DEPTH) == 1 { 1 } else { 2 };
-        let copied = warpgroups::STAGES * warpgroups::stage_bytes(columns) + halves * warpgroups::halo_bytes(cut.halo_pixels);
+        let copied =
+            warpgroups::STAGES * warpgroups::stage_bytes(columns) + halves * warpgroups::halo_bytes(cut.halo_pixels);
         let shared_bytes = copied.max(bytes_of_results(columns, warpgroups::THREADS)) as u32;
         let names = kernels_of!("conv_warpgroups", choices.precision, ROWS, columns, [128 x 64, 128 x 32]);
         let kernel = Kernel { names, threads: warpgroups::THREADS, shared_bytes };
