@@ -4,8 +4,8 @@
 
 #include "primitives.cuh"
 
-/// sums += a b, a: [row][k], 64 x 16, b: [k][column], 16 x N, sums: [thread][N / 8][4] as `warpgroup_mma` has them. Both operands
-/// lie in shared memory as convolutions have them: a's blocks start at no multiple of their size. Four warps.
+/// sums += a b, a: [row][k], 64 x 16, b: [k][column], 16 x N, sums: [thread][N / 8][4] as `warpgroup_mma` has them. Both lie in
+/// shared memory as convolutions have them: a's blocks start at no multiple of their size. Four warps.
 template <class Element, int N>
 __device__ __forceinline__ void conform_warpgroup(const float4* a, const float4* b, float* sums) {
     // In chunks of 16 bytes: where a starts, from one of its blocks to the next along the sum and across it; the same of b.

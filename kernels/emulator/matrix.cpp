@@ -191,7 +191,8 @@ void mma_tile(Format format, unsigned rows, unsigned columns, float* sums, const
     current.collective("mma", WHOLE_WARP, &mine, multiply_all, __builtin_return_address(0));
 }
 
-void multiply_shared(Format format, unsigned columns, const SharedMatrix& a, const SharedMatrix& b, float* const (&sums)[WARP]) {
+void multiply_shared(Format format, unsigned columns, const SharedMatrix& a, const SharedMatrix& b,
+                     float* const (&sums)[WARP]) {
     static thread_local float left[DEPTH][DEPTH], across[DEPTH][MOST], rows[DEPTH][MOST];
     auto unpack_row = [&](const unsigned char* from, float* to) {
         for (unsigned i = 0; i < 4; i++) {

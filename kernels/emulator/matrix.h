@@ -28,7 +28,8 @@ struct SharedMatrix {
 
 /// As `mma_tile`, of the 16 rows of a warp by up to 64 columns: a and b, numbers of 16 bits, lie in shared memory, a's along
 /// the sum and b's across it.
-void multiply_shared(Format format, unsigned columns, const SharedMatrix& a, const SharedMatrix& b, float* const (&sums)[WARP]);
+void multiply_shared(Format format, unsigned columns, const SharedMatrix& a, const SharedMatrix& b,
+                     float* const (&sums)[WARP]);
 
 /// The nearest float16, ties to even.
 uint16_t float16_bits(float number);

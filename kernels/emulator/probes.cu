@@ -243,7 +243,7 @@ enum Fault : int {
     TOUCHED_SUMS = 16384,
 };
 
-/// y[thread][16] += a b of four warps, which a fifth copies for them in `steps` steps of 16 numbers of the sum through two stages;
+/// y[thread][16] += a b of four warps, for which a fifth copies in `steps` steps of 16 numbers of the sum through two stages.
 /// a: [step][2][64 rows][8], b: [step][4][16][8 columns], both as they lie in a stage. Right unless there are `faults`.
 extern "C" __global__ void __launch_bounds__(160)
     probe_stages(const float4* a, const float4* b, float* y, int steps, int faults) {

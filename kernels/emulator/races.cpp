@@ -52,12 +52,13 @@ void join(std::vector<uint32_t>& all, const std::vector<uint32_t>& more) {
 /// What the thread knows, and what it has done, which from now on others may know.
 std::vector<uint32_t> Races::clock_of(unsigned thread) {
     size_t threads = block_->ticks.size();
-    block_->clocks.resize(threads * threads);
     auto first = block_->clocks.begin() + ptrdiff_t(thread * threads);
     std::vector<uint32_t> clock(first, first + ptrdiff_t(threads));
     clock[thread] = ++block_->ticks[thread];
     return clock;
 }
+
+void Races::keep_clocks() { block_->clocks.resize(block_->ticks.size() * block_->ticks.size()); }
 
 void Races::pass_warp_barrier(unsigned warp) {
     block_->warp_barriers[warp]++;

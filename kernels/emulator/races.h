@@ -48,6 +48,9 @@ public:
     void pass_barrier() { block_->barrier++; }
     void pass_warp_barrier(unsigned warp);
 
+    /// The block has a barrier in shared memory: from now on its threads keep clocks.
+    void keep_clocks();
+
     /// The thread comes to a barrier in shared memory.
     void arrive(const void* barrier, unsigned thread);
 

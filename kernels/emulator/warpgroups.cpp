@@ -41,7 +41,10 @@ void Multiprocessor::init_barrier(uint64_t* barrier, unsigned count) {
         fail("a barrier does not lie in the block's shared memory, aligned to its 8 bytes");
     }
     if (count == 0) fail("a barrier to which nobody comes");
-    if (DETECTS_RACES) check_access(barrier, sizeof *barrier, true, called_from_);
+    if (DETECTS_RACES) {
+        check_access(barrier, sizeof *barrier, true, called_from_);
+        races_.keep_clocks();
+    }
     auto is_here = [&](const SharedBarrier& other) { return other.at == barrier; };
     std::vector<SharedBarrier>& all = block_->barriers;
     all.erase(std::remove_if(all.begin(), all.end(), is_here), all.end());
