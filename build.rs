@@ -77,8 +77,28 @@ struct KernelFile {
     path: PathBuf,
     text: String,
     kernels: Vec<Kernel>,
-    /// The oldest architecture that has what its kernels use, where a line `// needs sm_NUMBER` says so.
-    needs: Option<u32>,
+    /// What has what its kernels use, where a line `// needs sm_NUMBER` says so.
+    needs: Option<Needs>,
+}
+
+/// What has what the kernels of a file use: an architecture and all that are newer, or that one alone (`sm_90a`).
+#[derive(Debug, Clone, Copy)]
+struct Needs {
+    number: u32,
+    alone: bool,
+}
+
+impl Needs {
+    /// Of `80` or `90a`.
+    fn parse(text: &str) -> Result<Needs> {
+        let number = text.strip_suffix('a');
+        Ok(Needs { number: number.unwrap_or(text).parse()?, alone: number.is_some() })
+    }
+
+    /// Whether an architecture has it.
+    fn are_met_by(self, number: u32) -> bool {
+        if self.alone { number == self.number } else { number >= self.number }
+    }
 }
 
 impl KernelFile {
@@ -86,7 +106,7 @@ impl KernelFile {
         let text = text_of(&path)?;
         let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         let needs = text.lines().find_map(|line| line.strip_prefix("// needs sm_"));
-        let needs = needs.map(str::parse).transpose().map_err(|e| format!("{}: needs sm_?: {e}", path.display()))?;
+        let needs = needs.map(Needs::parse).transpose().map_err(|e| format!("{}: needs sm_?: {e}", path.display()))?;
         Ok(KernelFile { stem, kernels: kernels_of(&text), needs, path, text })
     }
 }
@@ -176,8 +196,8 @@ mod cuda {
         for file in files.iter().filter(is_wanted).filter(|file| !nvcc.architectures_for(file).is_empty()) {
             let fatbin = nvcc.compile(file, &kept)?;
             let kernels: Vec<&str> = file.kernels.iter().map(|kernel| kernel.name.as_str()).collect();
-            let (stem, needs) = (&file.stem, file.needs.unwrap_or(0));
-            let head = format!("file: {stem:?}, needs: {needs}, kernels: &{kernels:?}");
+            let Needs { number, alone } = file.needs.unwrap_or(Needs { number: 0, alone: false });
+            let head = format!("file: {:?}, needs: {number}, alone: {alone}, kernels: &{kernels:?}", file.stem);
             writeln!(list, "    Fatbin {{ {head}, image: include_bytes!({fatbin:?}) }},")?;
             for line in text_of(&fatbin.with_extension("txt"))?.lines() {
                 writeln!(used, "    {},", resources_in(line)?)?;
@@ -228,14 +248,20 @@ mod cuda {
             Ok(Nvcc { program, version, architectures })
         }
 
-        /// The architectures that have what a file needs.
-        fn architectures_for(&self, file: &KernelFile) -> Vec<&str> {
-            let has_it =
-                |name: &&str| number_of(name).is_some_and(|number| file.needs.is_none_or(|needs| number >= needs));
-            self.architectures.iter().map(String::as_str).filter(has_it).collect()
+        /// The architectures that have what a file needs. What one alone has goes by a name of its own, `90a`.
+        fn architectures_for(&self, file: &KernelFile) -> Vec<String> {
+            let has_it = |name: &&String| {
+                number_of(name).is_some_and(|number| file.needs.is_none_or(|needs| needs.are_met_by(number)))
+            };
+            let mut architectures: Vec<String> = self.architectures.iter().filter(has_it).cloned().collect();
+            if file.needs.is_some_and(|needs| needs.alone) {
+                architectures.iter_mut().filter(|name| !name.ends_with('a')).for_each(|name| name.push('a'));
+                architectures.dedup();
+            }
+            architectures
         }
 
-        fn flags(&self, architectures: &[&str]) -> Vec<String> {
+        fn flags(&self, architectures: &[String]) -> Vec<String> {
             let mut flags: Vec<String> =
                 ["-fatbin", "-O3", "-std=c++17", "--threads", "2", "-Xptxas", "-v,-warn-spills", "-I", "kernels"]
                     .map(String::from)
@@ -271,6 +297,12 @@ mod cuda {
             let report = String::from_utf8_lossy(&output.stderr);
             if !output.status.success() {
                 return Err(complaint(&file.path, "does not compile", &report).into());
+            }
+            // Products that wait for each other: C7510 and its like, for reasons that the words behind say.
+            if let Some(line) = report.lines().find(|line| line.contains("wgmma") && line.contains("serialized")) {
+                return Err(
+                    complaint(&file.path, &format!("multiplies one product after the other: {line}"), "").into()
+                );
             }
             let resources = resources(&report);
             if let Some(line) = resources.iter().find(|line| !line.ends_with(" 0 bytes in local memory")) {
@@ -386,8 +418,7 @@ mod emulator {
     /// Kernels that do wrong on purpose, for the emulator's own tests; nvcc never sees them.
     const PROBES: &str = "kernels/emulator/probes.cu";
 
-    /// The architectures whose path through primitives.cuh can be run, as `CORONET_ARCH` names them. So far that of
-    /// sm_90 is that of sm_80.
+    /// The architectures whose path through primitives.cuh can be run, as `CORONET_ARCH` names them.
     const PATHS: [u32; 3] = [75, 80, 90];
     /// What the compiler adds to the kernels.
     #[derive(Clone, Copy, PartialEq, Eq)]
@@ -424,6 +455,7 @@ mod emulator {
         compile_kernels(files, out, checks)?;
         let mut runtime = cpp(checks);
         let parts = ["fiber", "interface", "matrix", "memory", "multiprocessor", "races", "traffic", "undefined"];
+        let parts = parts.into_iter().chain(["warpgroups"]);
         runtime.files(parts.map(|part| format!("kernels/emulator/{part}.cpp")));
         runtime.try_compile("coronet_emulator").map_err(|e| format!("the emulator does not compile: {e}"))?;
         compile_switch()
@@ -485,13 +517,13 @@ mod emulator {
 
     /// A file with each path it must be compiled for, or with none where all architectures share one.
     fn with_paths(file: &KernelFile) -> Vec<(&KernelFile, Option<u32>)> {
-        let differs =
-            ["primitives.cuh", "tensor_conv.cuh", "patch_conv.cuh"].iter().any(|header| file.text.contains(header));
+        let headers = ["primitives.cuh", "tensor_conv.cuh", "patch_conv.cuh", "warpgroup_conv.cuh"];
+        let differs = headers.iter().any(|header| file.text.contains(header));
         if !differs {
             return vec![(file, None)];
         }
-        let least = file.needs.unwrap_or(0);
-        PATHS.into_iter().filter(|&path| path >= least).map(|path| (file, Some(path))).collect()
+        let has_it = |path: &u32| file.needs.is_none_or(|needs| needs.are_met_by(*path));
+        PATHS.into_iter().filter(has_it).map(|path| (file, Some(path))).collect()
     }
 
     /// The file itself and, after it, its list of kernels. On a path kernels get names of that path, for they are C
@@ -506,6 +538,7 @@ mod emulator {
         }
         writeln!(source, "#include \"emulator/kernel.h\"")?;
         let mut entries = String::new();
+        let most_shared = if file.needs.is_some_and(|needs| needs.alone) { "MOST_SHARED_ALONE" } else { "MOST_SHARED" };
         for Kernel { name, most_threads } in &file.kernels {
             let function = path.map_or_else(|| name.clone(), |path| format!("{name}_sm{path}"));
             if path.is_some() {
@@ -513,7 +546,7 @@ mod emulator {
             }
             writeln!(
                 entries,
-                "    {{{name:?}, emulator::entry<&{function}>, {most_threads}, emulator::MOST_SHARED}},"
+                "    {{{name:?}, emulator::entry<&{function}>, {most_threads}, emulator::{most_shared}}},"
             )?;
         }
         writeln!(source, "#include {:?}", fs::canonicalize(&file.path)?)?;

@@ -186,20 +186,23 @@ __device__ __forceinline__ void sum_patch(Block& tile, unsigned char* memory, co
 template <class Block>
 __device__ __forceinline__ bool gather_shares(Block& tile, int index, const Patches& p) {
     if (p.shares == 1) return true;
-    constexpr int QUADS = sizeof(tile.sums) / sizeof(float4);
+    constexpr int QUADS = sizeof(tile.sums) / sizeof(float4), SUMMING = Block::SUMMING;
     int thread = static_cast<int>(threadIdx.x);
     int number = index * static_cast<int>(gridDim.y) + static_cast<int>(blockIdx.y);
-    auto* all = reinterpret_cast<float4*>(p.sums) + number * p.shares * QUADS * THREADS + thread;
-    auto* mine = all + static_cast<int>(blockIdx.z) * QUADS * THREADS;
+    auto* all = reinterpret_cast<float4*>(p.sums) + number * p.shares * QUADS * SUMMING + thread;
+    auto* mine = all + static_cast<int>(blockIdx.z) * QUADS * SUMMING;
+    if (Block::has_sums()) {
 #pragma unroll
-    for (int i = 0; i < Block::WARP_ROWS / 16; i++) {
+        for (int i = 0; i < Block::WARP_ROWS / 16; i++) {
 #pragma unroll
-        for (int j = 0; j < Block::WARP_COLUMNS / 8; j++) {
-            const float(&sums)[4] = tile.sums[i][j];
-            mine[(i * (Block::WARP_COLUMNS / 8) + j) * THREADS] = make_float4(sums[0], sums[1], sums[2], sums[3]);
+            for (int j = 0; j < Block::WARP_COLUMNS / 8; j++) {
+                const float(&sums)[4] = tile.sums[i][j];
+                mine[(i * (Block::WARP_COLUMNS / 8) + j) * SUMMING] = make_float4(sums[0], sums[1], sums[2], sums[3]);
+            }
         }
     }
     if (!comes_last(p.arrivals + number, p.shares)) return false;
+    if (!Block::has_sums()) return true;
     tile.clear();
 #pragma unroll 1
     for (int share = 0; share < p.shares; share++) {
@@ -207,7 +210,7 @@ __device__ __forceinline__ bool gather_shares(Block& tile, int index, const Patc
         for (int i = 0; i < Block::WARP_ROWS / 16; i++) {
 #pragma unroll
             for (int j = 0; j < Block::WARP_COLUMNS / 8; j++) {
-                float4 sums = all[(share * QUADS + i * (Block::WARP_COLUMNS / 8) + j) * THREADS];
+                float4 sums = all[(share * QUADS + i * (Block::WARP_COLUMNS / 8) + j) * SUMMING];
                 float(&total)[4] = tile.sums[i][j];
                 total[0] += sums.x, total[1] += sums.y, total[2] += sums.z, total[3] += sums.w;
             }

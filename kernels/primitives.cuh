@@ -170,6 +170,122 @@ __device__ __forceinline__ void mma_tile(float (&sums)[M / 16][N / 8][4], const 
     }
 }
 
+/// Makes a barrier, of 8 bytes in shared memory, to which `count` threads come in each of its phases. Others may use it after
+/// a barrier of the block.
+__device__ __forceinline__ void barrier_init(uint64_t* barrier, int count) {
+    auto address = static_cast<uint32_t>(__cvta_generic_to_shared(barrier));
+    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(address), "r"(count) : "memory");  // from sm_80 on
+}
+
+/// The thread comes to a barrier: who waits for the phase sees what it has done. The last of `count` ends the phase.
+__device__ __forceinline__ void barrier_arrive(uint64_t* barrier) {
+    auto address = static_cast<uint32_t>(__cvta_generic_to_shared(barrier));
+    asm volatile("mbarrier.arrive.release.cta.shared::cta.b64 _, [%0];" ::"r"(address) : "memory");  // from sm_90 on
+}
+
+/// Waits for the end of the phase of this parity, which is the one that runs or the one before: phases are numbered from 0 on,
+/// and at first the one before 0, of parity 1, counts as ended.
+__device__ __forceinline__ void barrier_wait(uint64_t* barrier, unsigned parity) {
+    auto address = static_cast<uint32_t>(__cvta_generic_to_shared(barrier));
+    uint32_t is_over = 0;
+    while (!is_over) {  // from sm_90 on; the hardware lets a thread wait for a while
+        asm volatile(
+            "{\n"
+            ".reg .pred over;\n"
+            "mbarrier.try_wait.parity.acquire.cta.shared::cta.b64 over, [%1], %2;\n"
+            "selp.u32 %0, 1, 0, over;\n"
+            "}\n"
+            : "=r"(is_over)
+            : "r"(address), "r"(parity)
+            : "memory");
+    }
+}
+
+/// Orders what the thread has written to shared memory, and the copies that it has waited for, before what tensor cores read
+/// there by themselves, once who has them read has been told.
+__device__ __forceinline__ void fence_for_tensor_cores() {
+    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");  // from sm_90 on
+}
+
+/// What tells tensor cores where in shared memory a matrix lies that they read by themselves, without swizzle: its blocks of
+/// 8 x 16 bytes, which lie `leading` bytes apart along the sum, and `stride` bytes across it. All are multiples of 16.
+__device__ __forceinline__ uint64_t shared_matrix(const void* start, int leading, int stride) {
+    auto address = static_cast<uint32_t>(__cvta_generic_to_shared(start));
+    uint32_t low = (address & 0x3ffffu) >> 4 | static_cast<uint32_t>(leading) >> 4 << 16;
+    return static_cast<uint64_t>(static_cast<uint32_t>(stride) >> 4) << 32 | low;
+}
+
+/// Orders the thread's use of registers before products that take sums there: before the first ones, and after each use.
+__device__ __forceinline__ void warpgroup_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
+
+/// sums += a b of four warps, as `warpgroup_mma` describes it.
+template <class Element, int N>
+struct WarpgroupMma;
+
+template <>
+struct WarpgroupMma<Float16, 64> {
+    static __device__ __forceinline__ void add(float (&sums)[8][4], uint64_t a, uint64_t b) {
+        asm volatile(
+            "wgmma.mma_async.sync.aligned.m64n64k16.f32.f16.f16 "
+            "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
+            "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, "
+            "%32, %33, 1, 1, 1, 0, 1;"
+            : "+f"(sums[0][0]), "+f"(sums[0][1]), "+f"(sums[0][2]), "+f"(sums[0][3]),
+              "+f"(sums[1][0]), "+f"(sums[1][1]), "+f"(sums[1][2]), "+f"(sums[1][3]),
+              "+f"(sums[2][0]), "+f"(sums[2][1]), "+f"(sums[2][2]), "+f"(sums[2][3]),
+              "+f"(sums[3][0]), "+f"(sums[3][1]), "+f"(sums[3][2]), "+f"(sums[3][3]),
+              "+f"(sums[4][0]), "+f"(sums[4][1]), "+f"(sums[4][2]), "+f"(sums[4][3]),
+              "+f"(sums[5][0]), "+f"(sums[5][1]), "+f"(sums[5][2]), "+f"(sums[5][3]),
+              "+f"(sums[6][0]), "+f"(sums[6][1]), "+f"(sums[6][2]), "+f"(sums[6][3]),
+              "+f"(sums[7][0]), "+f"(sums[7][1]), "+f"(sums[7][2]), "+f"(sums[7][3])
+            : "l"(a), "l"(b));
+    }
+};
+
+template <>
+struct WarpgroupMma<Float16, 32> {
+    static __device__ __forceinline__ void add(float (&sums)[4][4], uint64_t a, uint64_t b) {
+        asm volatile(
+            "wgmma.mma_async.sync.aligned.m64n32k16.f32.f16.f16 "
+            "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15}, "
+            "%16, %17, 1, 1, 1, 0, 1;"
+            : "+f"(sums[0][0]), "+f"(sums[0][1]), "+f"(sums[0][2]), "+f"(sums[0][3]),
+              "+f"(sums[1][0]), "+f"(sums[1][1]), "+f"(sums[1][2]), "+f"(sums[1][3]),
+              "+f"(sums[2][0]), "+f"(sums[2][1]), "+f"(sums[2][2]), "+f"(sums[2][3]),
+              "+f"(sums[3][0]), "+f"(sums[3][1]), "+f"(sums[3][2]), "+f"(sums[3][3])
+            : "l"(a), "l"(b));
+    }
+};
+
+/// Asks for sums += a b, a: 64 x 16, b: 16 x N numbers of 16 bits in shared memory as `shared_matrix` describes them: the rows
+/// of a block of a lie along the sum, those of b across it. Four warps ask for the same, the first of them a multiple of four;
+/// each has 16 rows of the sums, in registers as `mma_tile` has them. Nobody touches those, nor changes what lies in shared
+/// memory, before `warpgroup_wait`.
+template <class Element, int N>
+__device__ __forceinline__ void warpgroup_mma(float (&sums)[N / 8][4], uint64_t a, uint64_t b) {
+    WarpgroupMma<Element, N>::add(sums, a, b);
+}
+
+/// Makes a group of the products asked for so far.
+__device__ __forceinline__ void warpgroup_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
+
+/// Waits until at most `pending` groups are unfinished.
+template <int pending>
+__device__ __forceinline__ void warpgroup_wait() {
+    asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(pending) : "memory");
+}
+
+/// Waits for all, and may use the sums from then on.
+template <int COUNT>
+__device__ __forceinline__ void warpgroup_wait_for(float (&sums)[COUNT][4]) {
+    warpgroup_wait<0>();
+#pragma unroll
+    for (int i = 0; i < COUNT; i++) {
+        // Nothing that uses them comes before the wait.
+        asm volatile("" : "+f"(sums[i][0]), "+f"(sums[i][1]), "+f"(sums[i][2]), "+f"(sums[i][3])::"memory");
+    }
+}
+
 #else
 
 #include "emulator/matrix.h"
@@ -214,9 +330,43 @@ __forceinline__ void mma_tile(float (&sums)[M / 16][N / 8][4], const uint32_t (&
     emulator::mma_tile(format_of(Element{}), M, N, &sums[0][0][0], &a[0][0], &b[0][0]);
 }
 
+__forceinline__ void barrier_init(uint64_t* barrier, int count) {
+    emulator::Multiprocessor::current().init_barrier(barrier, static_cast<unsigned>(count));
+}
+__forceinline__ void barrier_arrive(uint64_t* barrier) { emulator::Multiprocessor::current().arrive(barrier); }
+__forceinline__ void barrier_wait(uint64_t* barrier, unsigned parity) {
+    emulator::Multiprocessor::current().wait_for_phase(barrier, parity);
+}
+__forceinline__ void fence_for_tensor_cores() { emulator::Multiprocessor::current().fence_for_tensor_cores(); }
+
+__forceinline__ uint64_t shared_matrix(const void* start, int leading, int stride) {
+    return emulator::Multiprocessor::current().shared_matrix(start, leading, stride);
+}
+__forceinline__ void warpgroup_fence() { emulator::Multiprocessor::current().fence_sums(); }
+template <class Element, int N>
+__forceinline__ void warpgroup_mma(float (&sums)[N / 8][4], uint64_t a, uint64_t b) {
+    emulator::Multiprocessor::current().ask_for_product(format_of(Element{}), N, &sums[0][0], a, b);
+}
+__forceinline__ void warpgroup_commit() { emulator::Multiprocessor::current().commit_products(); }
+template <int pending>
+__forceinline__ void warpgroup_wait() {
+    emulator::Multiprocessor::current().wait_for_products(pending);
+}
+template <int COUNT>
+__forceinline__ void warpgroup_wait_for(float (&)[COUNT][4]) {
+    warpgroup_wait<0>();
+}
+
 }  // namespace CORONET_PATH
 
 #endif
+
+/// The same matrix `bytes` further on, a multiple of 16.
+__device__ __forceinline__ uint64_t moved(uint64_t matrix, int bytes) {
+    // No carry leaves the address: shared memory ends before.
+    uint32_t low = static_cast<uint32_t>(matrix) + static_cast<uint32_t>(bytes >> 4);
+    return matrix >> 32 << 32 | low;
+}
 
 /// The nearest bfloat16, ties to even; NaN stays NaN.
 __device__ __forceinline__ BFloat16 to_bfloat16(float number) {

@@ -88,8 +88,8 @@ __device__ __forceinline__ Moments merged_all(const Moments (&parts)[N]) {
 template <int THREADS, int COLUMNS>
 __device__ __forceinline__ Moments merged_parts(const float* parts, int first, int end, int lane, int lanes, bool exists,
                                                 Moments* rows) {
-    // So many are read before the first is used.
-    constexpr int ROWS = THREADS / COLUMNS, BATCH = 8;
+    // So many are read before the first is used: fewer where there are more who read.
+    constexpr int ROWS = THREADS / COLUMNS, BATCH = ROWS > 4 ? 4 : 8;
     int thread = static_cast<int>(threadIdx.x);
     Moments mine{0.0f, 0.0f, 0.0f};
     for (int start = first + thread / COLUMNS; exists && start < end; start += ROWS * BATCH) {

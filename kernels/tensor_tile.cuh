@@ -83,25 +83,29 @@ struct Slice {
     }
 };
 
-/// A block's tile of results. Its warps stand two by two.
-template <class Element, int ROWS_, int COLUMNS_, bool A_ACROSS, bool B_ACROSS>
-struct Tile {
-    static constexpr int ROWS = ROWS_, COLUMNS = COLUMNS_;
-    using A = Slice<Element, ROWS, A_ACROSS>;
-    using B = Slice<Element, COLUMNS, B_ACROSS>;
-    static constexpr int WARP_ROWS = ROWS / 2, WARP_COLUMNS = COLUMNS / 2;
-    static constexpr int STAGE_BYTES = A::BYTES + B::BYTES;
+/// A tile's sums, which the first warps of a block hold in registers, WARP_ROWS x WARP_COLUMNS each, side by side and then
+/// below each other; and what the results take of shared memory. The block has BLOCK_THREADS threads.
+template <int ROWS_, int COLUMNS_, int WARP_ROWS_, int WARP_COLUMNS_, int BLOCK_THREADS_>
+struct Sums {
+    static constexpr int ROWS = ROWS_, COLUMNS = COLUMNS_, WARP_ROWS = WARP_ROWS_, WARP_COLUMNS = WARP_COLUMNS_;
+    static constexpr int BLOCK_THREADS = BLOCK_THREADS_, ACROSS = COLUMNS / WARP_COLUMNS;
+    /// Threads that have sums.
+    static constexpr int SUMMING = ROWS / WARP_ROWS * ACROSS * 32;
     /// Bytes that results, their places, moments and statistics take once the sums are complete.
-    static constexpr int RESULT_BYTES = (ROWS * (COLUMNS + 1) + 2 * COLUMNS) * 4 + int(sizeof(Moments)) * THREADS;
-    /// Of the ring, in chunks. Results take it over in the end.
-    static constexpr int RING = STAGES * STAGE_BYTES / CHUNK;
-    static_assert(RESULT_BYTES <= RING * CHUNK && COLUMNS <= THREADS, "there is room for results");
+    static constexpr int RESULT_BYTES =
+        (ROWS * (COLUMNS + 1) + 2 * COLUMNS) * 4 + int(sizeof(Moments)) * BLOCK_THREADS;
+    static_assert(SUMMING <= BLOCK_THREADS && COLUMNS <= BLOCK_THREADS, "there are threads for sums and columns");
 
     float sums[WARP_ROWS / 16][WARP_COLUMNS / 8][4];
 
-    static __device__ __forceinline__ int warp_row() { return static_cast<int>(threadIdx.x) / 64 * WARP_ROWS; }
+    static __device__ __forceinline__ bool has_sums() {
+        return SUMMING == BLOCK_THREADS || static_cast<int>(threadIdx.x) < SUMMING;
+    }
+    static __device__ __forceinline__ int warp_row() {
+        return static_cast<int>(threadIdx.x / (32 * ACROSS)) * WARP_ROWS;
+    }
     static __device__ __forceinline__ int warp_column() {
-        return static_cast<int>(threadIdx.x) / 32 % 2 * WARP_COLUMNS;
+        return static_cast<int>(threadIdx.x / 32 % ACROSS) * WARP_COLUMNS;
     }
 
     __device__ __forceinline__ void clear() {
@@ -113,6 +117,60 @@ struct Tile {
             }
         }
     }
+
+    /// Where the sum of a row and column lies in shared memory. Numbers change places within their row so that neither the
+    /// fragments of warps nor rows and columns meet in a bank.
+    static __device__ __forceinline__ int place(int row, int column) {
+        // In bits, of which the compiler sees that rows 8 apart and columns 32 apart share an address.
+        return row * COLUMNS + (column & ~31) + ((column & 31) ^ (row & 3) * 8);
+    }
+
+    /// The first of the two neighbouring columns that the thread has of the warp's 8 from 8 j on.
+    static __device__ __forceinline__ int my_column(int j) {
+        return warp_column() + 8 * j + static_cast<int>(threadIdx.x % 4) * 2;
+    }
+
+    /// Calls `take(row, j, first sum, second sum)` for the thread's pairs of neighbouring columns.
+    template <class Take>
+    __device__ __forceinline__ void for_each_pair(Take take) const {
+        int lane = static_cast<int>(threadIdx.x % 32);
+#pragma unroll
+        for (int j = 0; j < WARP_COLUMNS / 8; j++) {
+#pragma unroll
+            for (int i = 0; i < WARP_ROWS / 16; i++) {
+                int row = warp_row() + 16 * i + lane / 4;
+                take(row, j, sums[i][j][0], sums[i][j][1]);
+                take(row + 8, j, sums[i][j][2], sums[i][j][3]);
+            }
+        }
+    }
+
+    /// Writes the sums plus `bias`, if there is one, to `numbers` in shared memory.
+    __device__ __forceinline__ void put_down(float* numbers, const float* bias, int first_lane, int lanes) const {
+        if (!has_sums()) return;
+        float2 added[WARP_COLUMNS / 8];
+#pragma unroll
+        for (int j = 0; j < WARP_COLUMNS / 8; j++) {
+            int lane = first_lane + my_column(j);
+            added[j] = bias != nullptr && lane < lanes ? two(bias + lane) : make_float2(0.0f, 0.0f);
+        }
+        for_each_pair([&](int row, int j, float left, float right) {
+            put(numbers + place(row, my_column(j)), make_float2(left + added[j].x, right + added[j].y));
+        });
+    }
+};
+
+/// A block's tile of results. Its warps stand two by two.
+template <class Element, int ROWS_, int COLUMNS_, bool A_ACROSS, bool B_ACROSS>
+struct Tile : Sums<ROWS_, COLUMNS_, ROWS_ / 2, COLUMNS_ / 2, THREADS> {
+    using Mine = Sums<ROWS_, COLUMNS_, ROWS_ / 2, COLUMNS_ / 2, THREADS>;
+    using Mine::COLUMNS, Mine::ROWS, Mine::WARP_COLUMNS, Mine::WARP_ROWS, Mine::sums, Mine::warp_column, Mine::warp_row;
+    using A = Slice<Element, ROWS, A_ACROSS>;
+    using B = Slice<Element, COLUMNS, B_ACROSS>;
+    static constexpr int STAGE_BYTES = A::BYTES + B::BYTES;
+    /// Of the ring, in chunks. Results take it over in the end.
+    static constexpr int RING = STAGES * STAGE_BYTES / CHUNK;
+    static_assert(Mine::RESULT_BYTES <= RING * CHUNK, "there is room for results");
 
     /// sums += a b over the first `halves` halves of a slice; `load_a(registers, i, half)` loads the warp's rows from 16 i
     /// on.
@@ -156,45 +214,6 @@ struct Tile {
             multiply(stage(slice));
         }
     }
-
-    /// Where the sum of a row and column lies in shared memory. Numbers change places within their row so that neither the
-    /// fragments of warps nor rows and columns meet in a bank.
-    static __device__ __forceinline__ int place(int row, int column) {
-        return row * COLUMNS + (column ^ row % 4 * 8);
-    }
-
-    /// The first of the two neighbouring columns that the thread has of the warp's 8 from 8 j on.
-    static __device__ __forceinline__ int my_column(int j) {
-        return warp_column() + 8 * j + static_cast<int>(threadIdx.x) % 4 * 2;
-    }
-
-    /// Calls `take(row, j, first sum, second sum)` for the thread's pairs of neighbouring columns.
-    template <class Take>
-    __device__ __forceinline__ void for_each_pair(Take take) const {
-        int lane = static_cast<int>(threadIdx.x) % 32;
-#pragma unroll
-        for (int j = 0; j < WARP_COLUMNS / 8; j++) {
-#pragma unroll
-            for (int i = 0; i < WARP_ROWS / 16; i++) {
-                int row = warp_row() + 16 * i + lane / 4;
-                take(row, j, sums[i][j][0], sums[i][j][1]);
-                take(row + 8, j, sums[i][j][2], sums[i][j][3]);
-            }
-        }
-    }
-
-    /// Writes the sums plus `bias`, if there is one, to `numbers` in shared memory.
-    __device__ __forceinline__ void put_down(float* numbers, const float* bias, int first_lane, int lanes) const {
-        float2 added[WARP_COLUMNS / 8];
-#pragma unroll
-        for (int j = 0; j < WARP_COLUMNS / 8; j++) {
-            int lane = first_lane + my_column(j);
-            added[j] = bias != nullptr && lane < lanes ? two(bias + lane) : make_float2(0.0f, 0.0f);
-        }
-        for_each_pair([&](int row, int j, float left, float right) {
-            put(numbers + place(row, my_column(j)), make_float2(left + added[j].x, right + added[j].y));
-        });
-    }
 };
 
 /// A tile of results, put down in shared memory, and its place in maps of numbers of one kind.
@@ -210,7 +229,7 @@ struct TileInMaps {
     /// Finds them; `place.pixel(row)` is the pixel of a row of the tile, or -1. Other threads see them after a barrier.
     template <class Place>
     __device__ __forceinline__ void find_rows(const Place& place) const {
-        for (int row = static_cast<int>(threadIdx.x); row < Block::ROWS; row += THREADS) {
+        for (int row = static_cast<int>(threadIdx.x); row < Block::ROWS; row += Block::BLOCK_THREADS) {
             int pixel = place.pixel(row);
             offsets[row] = pixel < 0 ? -1 : pixel * lanes;
         }
@@ -222,7 +241,7 @@ struct TileInMaps {
         int thread = static_cast<int>(threadIdx.x), column = thread % QUADS * 4, lane = first_lane + column;
         if (lane >= lanes) return;
 #pragma unroll 1
-        for (int row = thread / QUADS; row < Block::ROWS; row += THREADS / QUADS) {
+        for (int row = thread / QUADS; row < Block::ROWS; row += Block::BLOCK_THREADS / QUADS) {
             int offset = offsets[row];
             if (offset < 0) continue;
             change(*reinterpret_cast<float4*>(numbers + Block::place(row, column)), offset + lane, lane);
@@ -269,15 +288,17 @@ struct TileInMaps {
         });
     }
 
-    /// The moments of the tile's columns for the first COLUMNS threads, a column each. `parts` is room for THREADS in shared
-    /// memory. Every thread must call it.
+    /// The moments of the tile's columns for the first COLUMNS threads, a column each. `parts` is room for a
+    /// block's threads in shared memory. Every thread must call it.
     __device__ __forceinline__ Moments column_moments(Moments* parts) const {
-        constexpr int PARTS = THREADS / Block::COLUMNS, ROWS = Block::ROWS / PARTS;
+        // As many as divide the rows; threads that are left over have none.
+        constexpr int MOST = Block::BLOCK_THREADS / Block::COLUMNS, PARTS = MOST >= 8 ? 8 : MOST >= 4 ? 4 : MOST >= 2 ? 2 : 1;
+        constexpr int ROWS = Block::ROWS / PARTS;
         int thread = static_cast<int>(threadIdx.x), column = thread % Block::COLUMNS, first = thread / Block::COLUMNS * ROWS;
         // Relative to a number of the column: the first row exists.
         float origin = numbers[Block::place(0, column)], count = 0.0f, sum = 0.0f, squares = 0.0f;
 #pragma unroll 4
-        for (int row = first; row < first + ROWS; row++) {
+        for (int row = first; row < min(first + ROWS, Block::ROWS); row++) {
             if (offsets[row] < 0) continue;
             float more = numbers[Block::place(row, column)] - origin;
             count += 1.0f;
@@ -300,10 +321,11 @@ struct TileInMaps {
 /// the one that goes on with them; then come bias and statistics, the norm once those are known, and whatever else there
 /// is to finish. The last tile waits in shared memory, others in y. `cut` says how samples are cut: `tiles`, and
 /// `at(index)`, a place with `sample`, `number` and `pixel(row)`. The grid is tiles of pixels, or as many as are there at
-/// once where there is a norm, by tiles of lanes. The ring has room for a tile and the moments of THREADS.
+/// once where there is a norm, by tiles of lanes. The ring has room for RESULT_BYTES.
 template <class Block, class Result, class Cut, class Sum>
 __device__ __forceinline__ void convolve_tiles(const Cut& cut, int batch, int lanes, void* ring, const float* bias,
                                                Result* y, const Finish& finish, const StatisticsTo& to, Sum sum) {
+    constexpr int THREADS = Block::BLOCK_THREADS;
     int end = batch * cut.tiles, start = static_cast<int>(blockIdx.x), step = static_cast<int>(gridDim.x);
     int first_lane = static_cast<int>(blockIdx.y) * Block::COLUMNS;
     auto* numbers = static_cast<float*>(ring);

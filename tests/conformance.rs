@@ -26,12 +26,13 @@ fn words_of(
     driver: &dyn Driver,
     kernel: &'static str,
     threads: u32,
+    shared_bytes: usize,
     inputs: &[Vec<u32>],
     last: Option<i32>,
 ) -> Vec<u32> {
     let as_floats = |words: &[u32]| words.iter().map(|&word| f32::from_bits(word)).collect::<Vec<f32>>();
     let memory: Vec<_> = inputs.iter().map(|words| driver.allocate(4 * words.len()).unwrap()).collect();
-    let mut launch = Launch::new(kernel, [1, 1, 1], [threads, 1, 1]);
+    let mut launch = Launch::new(kernel, [1, 1, 1], [threads, 1, 1]).with_shared(shared_bytes);
     for (address, words) in memory.iter().zip(inputs) {
         // SAFETY: allocated for as many.
         unsafe { driver.upload(*address, &as_floats(words)) }.unwrap();
@@ -51,20 +52,20 @@ fn words_of(
 }
 
 fn copied(driver: &dyn Driver, x: &[u32], valid: u32) -> Vec<u32> {
-    words_of(driver, "conform_copy", 32, &[x.to_vec(), vec![!0; 128]], Some(valid.cast_signed()))
+    words_of(driver, "conform_copy", 32, 0, &[x.to_vec(), vec![!0; 128]], Some(valid.cast_signed()))
 }
 
 fn loaded(driver: &dyn Driver, x: &[u32], rows: &[u32], transposed: bool) -> Vec<u32> {
     let inputs = [x.to_vec(), rows.to_vec(), vec![!0; 128]];
-    words_of(driver, "conform_load", 32, &inputs, Some(i32::from(transposed)))
+    words_of(driver, "conform_load", 32, 0, &inputs, Some(i32::from(transposed)))
 }
 
 fn converted(driver: &dyn Driver, x: &[u32]) -> Vec<u32> {
-    words_of(driver, "conform_convert", 1024, &[x.to_vec(), vec![!0; 1024]], None)
+    words_of(driver, "conform_convert", 1024, 0, &[x.to_vec(), vec![!0; 1024]], None)
 }
 
 fn rounded_to_tf32(driver: &dyn Driver, x: &[u32]) -> Vec<u32> {
-    words_of(driver, "conform_round_tf32", 1024, &[x.to_vec(), vec![!0; 1024]], None)
+    words_of(driver, "conform_round_tf32", 1024, 0, &[x.to_vec(), vec![!0; 1024]], None)
 }
 
 fn multiplied(driver: &dyn Driver, precision: Precision, tile: &Operands) -> Vec<f32> {
@@ -74,7 +75,21 @@ fn multiplied(driver: &dyn Driver, precision: Precision, tile: &Operands) -> Vec
         _ => "conform_mma_tf32",
     };
     let inputs = [tile.registers(precision, true), tile.registers(precision, false), tile.sums.clone()];
-    words_of(driver, kernel, 32, &inputs, None).into_iter().map(f32::from_bits).collect()
+    words_of(driver, kernel, 32, 0, &inputs, None).into_iter().map(f32::from_bits).collect()
+}
+
+/// What a GPU or its emulation that has warpgroups has beside.
+const A_KERNEL_OF_WARPGROUPS: &str = "conform_warpgroup_float16_64";
+
+fn through_barriers(driver: &dyn Driver, x: &[u32]) -> Vec<u32> {
+    words_of(driver, "conform_barriers", 64, 0, &[x.to_vec(), vec![!0; x.len()]], None)
+}
+
+/// Sums of 64 x `columns`, as the threads hold them.
+fn multiplied_by_a_warpgroup(driver: &dyn Driver, columns: usize, a: &[u32], b: &[u32], sums: &[u32]) -> Vec<f32> {
+    let kernel = if columns == 64 { A_KERNEL_OF_WARPGROUPS } else { "conform_warpgroup_float16_32" };
+    let inputs = [a.to_vec(), b.to_vec(), sums.to_vec()];
+    words_of(driver, kernel, 128, 6 << 10, &inputs, None).into_iter().map(f32::from_bits).collect()
 }
 
 // ---- what goes in --------------------------------------------------------------------------------------------------
@@ -240,6 +255,44 @@ fn assert_products(driver: &dyn Driver, precision: Precision) {
     }
 }
 
+/// As `assert_products`, of operands that tensor cores read from shared memory by themselves.
+fn assert_products_of_warpgroups(driver: &dyn Driver, columns: usize) {
+    const DEPTH: usize = 16;
+    for whole in [true, false] {
+        let mut words = Words(6);
+        let mut number = |_| {
+            let word = words.next();
+            let number = if whole { (word % 9) as f32 - 4.0 } else { word as f32 / 2f32.powi(31) - 1.0 };
+            Precision::Float16.round(number)
+        };
+        let mut numbers = |count: usize| (0..count).map(&mut number).collect::<Vec<f32>>();
+        let (a, b, sums) = (numbers(64 * DEPTH), numbers(DEPTH * columns), numbers(64 * columns));
+        let halves = |numbers: &[f32]| -> Vec<u32> {
+            let bits = |x: f32| u32::from(half::f16::from_f32(x).to_bits());
+            numbers.chunks(2).map(|pair| bits(pair[0]) | bits(pair[1]) << 16).collect()
+        };
+        let bits: Vec<u32> = sums.iter().map(|sum| sum.to_bits()).collect();
+        let got = multiplied_by_a_warpgroup(driver, columns, &halves(&a), &halves(&b), &bits);
+        for (place, got) in got.into_iter().enumerate() {
+            // The table of the PTX manual for the sums of wgmma.m64nNk16.
+            let (thread, i) = (place / (columns / 2), place % (columns / 2));
+            let row = thread / 32 * 16 + thread % 32 / 4 + i / 2 % 2 * 8;
+            let column = i / 4 * 8 + thread % 4 * 2 + i % 2;
+            let products = (0..DEPTH).map(|k| f64::from(a[row * DEPTH + k]) * f64::from(b[k * columns + column]));
+            let start = f64::from(sums[place]);
+            let (sum, size) = products.fold((start, start.abs()), |(sum, size), p| (sum + p, size + p.abs()));
+            let bound = if whole { 0.0 } else { 8.0 * 2f64.powi(-24) * size };
+            let error = (f64::from(got) - sum).abs();
+            assert!(error <= bound, "{row}, {column}: {got} is not {sum}, whole numbers: {whole}, {columns} columns");
+        }
+    }
+}
+
+fn assert_barriers(driver: &dyn Driver) {
+    let x = Words(7).take(512);
+    assert_eq!(through_barriers(driver, &x), x);
+}
+
 fn assert_conforms(driver: &dyn Driver) {
     println!("{}", driver.describe());
     assert_copies(driver);
@@ -251,13 +304,20 @@ fn assert_conforms(driver: &dyn Driver) {
         assert_products(driver, Precision::Tf32);
         assert_products(driver, Precision::BFloat16);
     }
+    if driver.has_kernel(A_KERNEL_OF_WARPGROUPS) {
+        assert_barriers(driver);
+        assert_products_of_warpgroups(driver, 32);
+        assert_products_of_warpgroups(driver, 64);
+    }
 }
 
 #[test]
 fn primitives_on_the_emulator_are_what_ptx_says() {
     for architecture in Architecture::ALL {
         for schedule in Schedule::ALL {
-            assert_conforms(&EmulatedDriver::of(architecture, schedule));
+            let driver = EmulatedDriver::of(architecture, schedule);
+            assert_eq!(driver.has_kernel(A_KERNEL_OF_WARPGROUPS), driver.architecture() == 90);
+            assert_conforms(&driver);
         }
     }
 }

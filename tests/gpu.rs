@@ -30,6 +30,19 @@ fn tensor_cores_agree_with_the_reference_with_every_tile_on_a_gpu() {
     }
 }
 
+#[test]
+fn warpgroups_agree_with_the_reference_on_a_gpu_that_has_them() {
+    let device = match Gpu::new(0) {
+        Ok(gpu) => CudaDevice::new(gpu),
+        Err(error) => return println!("skipped: {error}"),
+    };
+    if let Err(error) = device.by_warpgroups() {
+        return println!("skipped: {error}");
+    }
+    let rounded = Check::all().unwrap().into_iter().filter(|check| matches!(check, Check::Rounded(..)));
+    assert_agreement(rounded, &device.with_warpgroups(true));
+}
+
 fn assert_agreement(checks: impl Iterator<Item = Check>, device: &CudaDevice) {
     let precisions = device.precisions();
     let checks: Vec<Check> = checks.filter(|check| check.is_for(&precisions)).collect();

@@ -13,6 +13,9 @@ constexpr unsigned MOST_SHARED = 64 << 10;
 constexpr unsigned MOST_SHARED = 99 << 10;
 #endif
 
+// What a block can have on sm_90a, for kernels that run nowhere else.
+constexpr unsigned MOST_SHARED_ALONE = 227 << 10;
+
 /// A kernel by name. Each file's list ends with a null name.
 struct Kernel {
     const char* name;

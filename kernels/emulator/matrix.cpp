@@ -11,6 +11,8 @@ namespace {
 constexpr unsigned WHOLE_WARP = ~0u;
 /// The largest tile of a warp, in rows and in columns.
 constexpr unsigned MOST = 64;
+/// Numbers of the sum in a product of 16-bit numbers.
+constexpr unsigned DEPTH = 16;
 
 struct Load {
     uint32_t* registers;
@@ -206,6 +208,39 @@ void mma_tile(Format format, unsigned rows, unsigned columns, float* sums, const
     if (rows > MOST || columns > MOST) current.fail("a warp's tile of %u x %u is larger than %u", rows, columns, MOST);
     Product mine{format, rows, columns, sums, a, b};
     current.collective("mma", WHOLE_WARP, &mine, multiply_all, __builtin_return_address(0));
+}
+
+void multiply_shared(Format format, unsigned columns, const SharedMatrix& a, const SharedMatrix& b,
+                     float* const (&sums)[WARP]) {
+    static thread_local float left[DEPTH][DEPTH], across[DEPTH][MOST], rows[DEPTH][MOST];
+    auto unpack_row = [&](const unsigned char* from, float* to) {
+        for (unsigned i = 0; i < 4; i++) {
+            uint32_t bits;
+            memcpy(&bits, from + 4 * i, 4);
+            unpack(format, bits, to + 2 * i);
+        }
+    };
+    for (unsigned row = 0; row < 16; row++) {
+        for (unsigned half = 0; half < 2; half++) {
+            unpack_row(a.start + row / 8 * a.stride + row % 8 * 16 + half * a.leading, &left[row][8 * half]);
+        }
+    }
+    for (unsigned k = 0; k < DEPTH; k++) {
+        for (unsigned j = 0; j < columns; j += 8) {
+            unpack_row(b.start + j / 8 * b.stride + k / 8 * b.leading + k % 8 * 16, &across[k][j]);
+        }
+    }
+    auto for_each_sum = [&](auto move) {
+        for (unsigned lane = 0; lane < WARP; lane++) {
+            for (unsigned n = 0; n < columns / 2; n++) {
+                Place at = place_of(lane, 0, n / 4, n % 4);
+                move(sums[lane][n], rows[at.row][at.column]);
+            }
+        }
+    };
+    for_each_sum([](float& mine, float& sum) { sum = mine; });
+    add_products_of_halves(DEPTH, columns, rows, left, across);
+    for_each_sum([](float& mine, float& sum) { mine = sum; });
 }
 
 uint16_t float16_bits(float number) {

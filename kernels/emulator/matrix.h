@@ -20,6 +20,17 @@ void load_matrices(uint32_t* registers, const void* row, bool transposed);
 /// 2025). An H100 adds twice as many at once and keeps one bit more: it loses less.
 void mma_tile(Format format, unsigned rows, unsigned columns, float* sums, const uint32_t* a, const uint32_t* b);
 
+/// A matrix in shared memory: where it starts, and bytes between its blocks of 8 x 16 bytes along and across the sum.
+struct SharedMatrix {
+    const unsigned char* start;
+    size_t leading, stride;
+};
+
+/// As `mma_tile`, of the 16 rows of a warp by up to 64 columns: a and b, numbers of 16 bits, lie in shared memory, a's along
+/// the sum and b's across it.
+void multiply_shared(Format format, unsigned columns, const SharedMatrix& a, const SharedMatrix& b,
+                     float* const (&sums)[WARP]);
+
 /// The nearest float16, ties to even.
 uint16_t float16_bits(float number);
 

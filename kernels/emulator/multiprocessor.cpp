@@ -9,13 +9,6 @@
 #include <map>
 #include <numeric>
 
-// Where the kernel has called the function that this stands in.
-#ifdef CORONET_CHECKED
-#define CALLER __builtin_return_address(0)
-#else
-#define CALLER nullptr
-#endif
-
 namespace emulator {
 
 thread_local Position here{};
@@ -33,8 +26,6 @@ constexpr size_t MOST_ARRAYS = 64;
 // An array starts at such a multiple.
 constexpr size_t STATIC_ALIGNMENT = 16;
 constexpr unsigned char GUARD_BYTE = 0xa5;
-// Every float and half of this byte is NaN.
-constexpr unsigned char POISON_BYTE = 0xff;
 constexpr unsigned WHOLE_WARP = ~0u;
 constexpr unsigned NOBODY = ~0u;
 
@@ -194,13 +185,16 @@ void Multiprocessor::start_block(uint3 index) {
     close(shared, block.shared_start);
     close(shared + block.shared_end, block.shared.size() - block.shared_end);
     if (DETECTS_RACES) {
-        races_.start_block(block.races, shared + block.shared_start, block.shared.size() - block.shared_start);
+        races_.start_block(block.races, shared + block.shared_start, block.shared.size() - block.shared_start, size);
     }
     if (traffic_.counts()) traffic_.start_block();
     here.block = block.index = index;
     block.arrays.clear();
     block.declared = 0;
     block.meetings.clear();
+    block.barriers.clear();
+    block.warps.assign((size + WARP - 1) / WARP, Warp{});
+    block.products.assign((block.warps.size() + WARPGROUP - 1) / WARPGROUP, {});
     block.ready.clear();
     block.watches.clear();
     block.alive = unsigned(size);
@@ -215,6 +209,10 @@ void Multiprocessor::start_block(uint3 index) {
         thread.ended = false;
         thread.copies.clear();
         thread.groups.clear();
+        thread.products = 0;
+        thread.product_groups.clear();
+        thread.held.clear();
+        thread.has_fenced_sums = false;
     }
     wake(0, block.alive, NOBODY);
 }
@@ -224,6 +222,8 @@ void Multiprocessor::finish_block() {
     const Block& block = *block_;
     open(block.shared.data(), block.shared.size());
     if (traffic_.counts()) traffic_.finish_block();
+    check_products_of_warps();
+    if (!problem_.empty()) return;
     auto untouched = [&](size_t from, size_t to) {
         auto is_guard = [](unsigned char byte) { return byte == GUARD_BYTE; };
         return std::all_of(block.shared.begin() + ptrdiff_t(from), block.shared.begin() + ptrdiff_t(to), is_guard);
@@ -244,7 +244,7 @@ void Multiprocessor::finish_block() {
 /// Where every fiber starts; it never returns.
 void Multiprocessor::enter_thread() {
     Multiprocessor& self = current();
-    arrive(self.launcher_);
+    emulator::arrive(self.launcher_);
     try {
         self.launch_->entry(self.launch_->arguments);
     } catch (const std::exception& error) {
@@ -254,6 +254,7 @@ void Multiprocessor::enter_thread() {
     if (!thread.copies.empty()) {
         self.fail_at(thread.copies[0].site, "the kernel ended with asynchronous copies that it never waited for");
     }
+    if (!thread.held.empty()) self.fail_at(nullptr, "the kernel ended with products that it never waited for");
     thread.ended = true;
     self.block_->alive--;
     if (self.block_->at_barrier > 0) self.report_deadlock();

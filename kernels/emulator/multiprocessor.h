@@ -13,9 +13,17 @@
 
 #include <cstdarg>
 #include <cstdint>
+#include <deque>
 #include <memory>
 #include <string>
 #include <vector>
+
+// Where the kernel has called the function that this stands in.
+#ifdef CORONET_CHECKED
+#define CALLER __builtin_return_address(0)
+#else
+#define CALLER nullptr
+#endif
 
 struct uint3 {
     unsigned x, y, z;
@@ -26,7 +34,14 @@ struct dim3 {
 
 namespace emulator {
 
+enum class Format;
+
 constexpr unsigned WARP = 32;
+/// Warps that ask for a product together.
+constexpr unsigned WARPGROUP = 4;
+
+/// Every float and half of this byte is NaN.
+constexpr unsigned char POISON_BYTE = 0xff;
 
 /// So many blocks are there at once at most; the driver in Rust knows it, too.
 constexpr uint64_t MOST_BLOCKS_AT_ONCE = 24;
@@ -34,7 +49,7 @@ constexpr uint64_t MOST_BLOCKS_AT_ONCE = 24;
 /// In what order blocks and threads run.
 enum class Order : uint32_t { Forward, Reversed, Random };
 
-/// When an asynchronous copy happens between its issue and the wait for it.
+/// When an asynchronous copy, or product, happens between its issue and the wait for it.
 enum class Copies : uint32_t { Late, AtOnce, Random };
 
 /// One of the ways a GPU might run a launch.
@@ -135,6 +150,34 @@ public:
     /// Waits until at most `pending` of the thread's groups are unfinished.
     void wait_copies(size_t pending);
 
+    /// Makes a barrier of 8 bytes in shared memory, to which `count` threads come in each phase.
+    void init_barrier(uint64_t* barrier, unsigned count);
+
+    /// Comes to such a barrier.
+    void arrive(uint64_t* barrier);
+
+    /// Waits for the end of its phase of this parity: the one that runs, or the one before.
+    void wait_for_phase(uint64_t* barrier, unsigned parity);
+
+    /// Tensor cores may read by themselves what the thread has written.
+    void fence_for_tensor_cores();
+
+    /// A matrix in shared memory, as tensor cores are told of it.
+    uint64_t shared_matrix(const void* start, int leading, int stride);
+
+    /// Hands the thread's sums to the products that are asked for next.
+    void fence_sums();
+
+    /// Asks for sums += a b of a warpgroup, of which a warp's share happens between this and the wait for it; until then its
+    /// sums are NaN.
+    void ask_for_product(Format format, unsigned columns, float* sums, uint64_t a, uint64_t b);
+
+    /// Ends a group of products.
+    void commit_products();
+
+    /// Waits until at most `pending` of the warp's groups are unfinished.
+    void wait_for_products(size_t pending);
+
     /// Ends the launch unless a row of `bytes` bytes lies in shared memory, aligned to its size; the running thread reads
     /// it, at `site`.
     void check_shared_row(const void* row, size_t bytes, Site site);
@@ -159,6 +202,13 @@ private:
         bool is_done;
     };
 
+    /// Sums that a thread has handed to tensor cores, and for how many products.
+    struct HeldSums {
+        float* at;
+        size_t products;
+        std::vector<float> numbers;
+    };
+
     struct Thread {
         Fiber fiber;
         uint3 index{};
@@ -168,6 +218,48 @@ private:
         /// Copies not yet performed, oldest first, and where each committed group ends.
         std::vector<Copy> copies;
         std::vector<size_t> groups;
+        /// Products asked for since the block began, where each committed group of those unfinished ends, and the sums.
+        size_t products = 0;
+        std::vector<size_t> product_groups;
+        std::vector<HeldSums> held;
+        /// Whether a fence stands behind all use of sums.
+        bool has_fenced_sums = false;
+    };
+
+    /// What a warpgroup is asked for.
+    struct Product {
+        Format format;
+        unsigned columns;
+        uint64_t a, b;
+
+        bool operator!=(const Product& other) const {
+            return format != other.format || columns != other.columns || a != other.a || b != other.b;
+        }
+    };
+
+    /// A warp's share of one.
+    struct Share {
+        Product product;
+        Site site;
+        bool is_done;
+        unsigned asked;
+        float* sums[WARP];
+    };
+
+    /// A warp's unfinished shares, oldest first, and how many came before.
+    struct Warp {
+        std::deque<Share> shares;
+        size_t finished = 0;
+    };
+
+    /// A barrier in shared memory.
+    struct SharedBarrier {
+        uint64_t* at;
+        unsigned count, missing, phase;
+        std::vector<unsigned> waiting;
+
+        /// What stands in its memory.
+        uint64_t mark() const { return 0xba441e4000000000u | uint64_t(phase & 0xffffu) << 16 | missing; }
     };
 
     /// Lanes that wait for the rest of their mask.
@@ -201,6 +293,10 @@ private:
         std::vector<unsigned> ready;
         std::vector<Watch> watches;
         std::vector<Meeting> meetings;
+        std::vector<SharedBarrier> barriers;
+        std::vector<Warp> warps;
+        /// By warpgroup, all products that any of its warps has asked for.
+        std::vector<std::vector<Product>> products;
         std::vector<unsigned char> shared;
         size_t shared_start = 0, shared_end = 0;
         std::vector<SharedArray> arrays;
@@ -228,6 +324,14 @@ private:
     void let_another_run();
     void pass_barrier(const char* name);
     void check_counter(const unsigned* address, const char* what);
+    SharedBarrier& barrier_at(uint64_t* barrier);
+    void check_products_of_warps();
+    const unsigned char* place_of(uint64_t matrix) const;
+    void note_matrices(const Share& share, unsigned warp);
+    void perform(Share& share, unsigned warp);
+    void perform_shares(unsigned warp);
+    void finish_products(size_t pending);
+    void give_back_sums(Thread& thread, const float* sums);
     void begin_atomic(const unsigned* address, Site from);
     std::string place() const;
     std::string deadlock() const;

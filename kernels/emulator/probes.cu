@@ -223,3 +223,77 @@ extern "C" __global__ void probe_struct_race(Triple* y) { y[threadIdx.x ^ 1] = y
 
 /// y[i] = x[i], three numbers each.
 extern "C" __global__ void probe_struct_copy(const Triple* x, Triple* y) { y[threadIdx.x] = x[threadIdx.x]; }
+
+/// What `probe_stages` leaves out, or does wrong.
+enum Fault : int {
+    NO_FENCE_FOR_TENSOR_CORES = 1,
+    NO_WARPGROUP_FENCE = 2,
+    EARLY_ARRIVAL = 4,
+    WRONG_PARITY = 8,
+    NO_WARP_BARRIER = 16,
+    NO_WAIT_FOR_STAGE = 32,
+    NO_BLOCK_BARRIER = 64,
+    NO_WAIT_FOR_PRODUCTS = 128,
+    NO_WAIT_FOR_COPIES = 256,
+    NO_WAIT_FOR_READERS = 512,
+    OVERWRITTEN_BARRIER = 1024,
+    ANOTHER_PRODUCT = 2048,
+    MISALIGNED = 4096,
+    OUTSIDE = 8192,
+    TOUCHED_SUMS = 16384,
+};
+
+/// y[thread][16] += a b of four warps, for which a fifth copies in `steps` steps of 16 numbers of the sum through two stages.
+/// a: [step][2][64 rows][8], b: [step][4][16][8 columns], both as they lie in a stage. Right unless there are `faults`.
+extern "C" __global__ void __launch_bounds__(160)
+    probe_stages(const float4* a, const float4* b, float* y, int steps, int faults) {
+    constexpr int A_CHUNKS = 128, CHUNKS = A_CHUNKS + 64;
+    SHARED_MEMORY(float4, stages);
+    SHARED_ARRAY(uint64_t, filled, 2);
+    SHARED_ARRAY(uint64_t, read, 2);
+    int thread = static_cast<int>(threadIdx.x), lane = thread % 32;
+    if (thread == 0) {
+        for (int stage = 0; stage < 2; stage++) {
+            barrier_init(filled + stage, 1);
+            barrier_init(read + stage, 4);
+        }
+    }
+    if (!(faults & NO_BLOCK_BARRIER)) __syncthreads();
+    if (thread >= 128) {
+        for (int step = 0; step < steps; step++) {
+            int stage = step % 2;
+            if (!(faults & NO_WAIT_FOR_READERS)) barrier_wait(read + stage, step / 2 % 2 ^ 1);
+            for (int i = lane; i < CHUNKS; i += 32) {
+                const float4* from = i < A_CHUNKS ? a + step * A_CHUNKS + i : b + step * 64 + i - A_CHUNKS;
+                cp_async16(stages + stage * CHUNKS + i, from, true);
+            }
+            cp_async_commit();
+            if (!(faults & NO_WAIT_FOR_COPIES)) cp_async_wait<0>();
+            if (!(faults & NO_FENCE_FOR_TENSOR_CORES)) fence_for_tensor_cores();
+            if (!(faults & NO_WARP_BARRIER)) __syncwarp();
+            if (faults & OVERWRITTEN_BARRIER) read[0] = 0;
+            if (lane == 0) barrier_arrive(filled + stage);
+        }
+        cp_async_wait<0>();
+        return;
+    }
+    float sums[4][4];
+    for (int i = 0; i < 16; i++) sums[i / 4][i % 4] = y[thread * 16 + i];
+    for (int step = 0; step < steps; step++) {
+        int stage = step % 2;
+        if (!(faults & NO_WAIT_FOR_STAGE)) barrier_wait(filled + stage, step / 2 % 2 ^ (faults & WRONG_PARITY ? 1 : 0));
+        if (!(faults & NO_WARPGROUP_FENCE)) warpgroup_fence();
+        float4* start = stages + stage * CHUNKS;
+        if (faults & MISALIGNED) start = reinterpret_cast<float4*>(reinterpret_cast<float*>(start) + 1);
+        if (faults & OUTSIDE) start += 2 * CHUNKS;
+        uint64_t matrix = shared_matrix(start, 1024, 128);
+        if (faults & ANOTHER_PRODUCT && thread == 64) matrix = moved(matrix, 16);
+        warpgroup_mma<Float16, 32>(sums, matrix, shared_matrix(stages + stage * CHUNKS + A_CHUNKS, 128, 256));
+        warpgroup_commit();
+        if (faults & EARLY_ARRIVAL && lane == 0) barrier_arrive(read + stage);
+        if (faults & TOUCHED_SUMS) sums[0][0] = 0.0f;
+        if (!(faults & NO_WAIT_FOR_PRODUCTS)) warpgroup_wait_for(sums);
+        if (!(faults & EARLY_ARRIVAL) && lane == 0) barrier_arrive(read + stage);
+    }
+    for (int i = 0; i < 16; i++) y[thread * 16 + i] = sums[i / 4][i % 4];
+}

@@ -23,17 +23,71 @@ void Races::start_launch() {
     numbers_.clear();
 }
 
-void Races::start_block(Block& block, const unsigned char* shared, size_t shared_bytes) {
+void Races::start_block(Block& block, const unsigned char* shared, size_t shared_bytes, size_t threads) {
     block_ = &block;
     block.start = ++clock_;
     block.number = ++blocks_;
     block.barrier = 0;
     block.known.clear();
     block.syncs.clear();
+    block.ticks.assign(threads, 0);
+    block.fenced.assign(threads, 0);
+    block.clocks.clear();
+    block.gathered.clear();
+    block.told.clear();
     std::fill(std::begin(block.warp_barriers), std::end(block.warp_barriers), 0u);
     block.shared = reinterpret_cast<uintptr_t>(shared);
     block.shared_cells.resize((shared_bytes + CELL_BYTES - 1) / CELL_BYTES);
 }
+
+namespace {
+
+void join(std::vector<uint32_t>& all, const std::vector<uint32_t>& more) {
+    all.resize(std::max(all.size(), more.size()));
+    for (size_t i = 0; i < more.size(); i++) all[i] = std::max(all[i], more[i]);
+}
+
+}  // namespace
+
+/// What the thread knows, and what it has done, which from now on others may know.
+std::vector<uint32_t> Races::clock_of(unsigned thread) {
+    size_t threads = block_->ticks.size();
+    auto first = block_->clocks.begin() + ptrdiff_t(thread * threads);
+    std::vector<uint32_t> clock(first, first + ptrdiff_t(threads));
+    clock[thread] = ++block_->ticks[thread];
+    return clock;
+}
+
+void Races::keep_clocks() { block_->clocks.resize(block_->ticks.size() * block_->ticks.size()); }
+
+void Races::pass_warp_barrier(unsigned warp) {
+    block_->warp_barriers[warp]++;
+    if (block_->clocks.empty()) return;
+    size_t threads = block_->ticks.size(), end = std::min<size_t>(32 * (warp + 1), threads);
+    std::vector<uint32_t> all;
+    for (size_t thread = 32 * warp; thread < end; thread++) join(all, clock_of(unsigned(thread)));
+    for (size_t thread = 32 * warp; thread < end; thread++) {
+        std::copy(all.begin(), all.end(), block_->clocks.begin() + ptrdiff_t(thread * threads));
+    }
+}
+
+void Races::arrive(const void* barrier, unsigned thread) {
+    join(block_->gathered[reinterpret_cast<uintptr_t>(barrier)], clock_of(thread));
+}
+
+void Races::end_phase(const void* barrier) {
+    auto address = reinterpret_cast<uintptr_t>(barrier);
+    block_->told[address] = block_->gathered[address];
+}
+
+void Races::pass_phase(const void* barrier, unsigned thread) {
+    auto told = block_->told.find(reinterpret_cast<uintptr_t>(barrier));
+    if (told == block_->told.end()) return;
+    uint32_t* mine = &block_->clocks[thread * block_->ticks.size()];
+    for (size_t i = 0; i < told->second.size(); i++) mine[i] = std::max(mine[i], told->second[i]);
+}
+
+void Races::fence_for_tensor_cores(unsigned thread) { block_->fenced[thread] = ++block_->ticks[thread]; }
 
 void Races::fence(unsigned thread) {
     Sync& sync = block_->syncs[thread];
@@ -72,17 +126,17 @@ void Races::pass_on(const void* address, unsigned thread) {
 }
 
 std::string Races::access(const void* address, size_t bytes, bool writes, unsigned thread, Site site,
-                          Allocations& allocations) {
+                          Allocations& allocations, bool by_tensor_cores) {
     auto first = reinterpret_cast<uintptr_t>(address);
     bool is_shared = first - block_->shared < block_->shared_cells.size() * CELL_BYTES;
     const Range* allocation = is_shared ? nullptr : allocations.find(address);
     // Stacks and arguments belong to one thread, or are never written.
     if (!is_shared && allocation == nullptr) return "";
     uintptr_t start = is_shared ? block_->shared : allocation->begin;
-    Access now{block_->number, block_->barrier, block_->warp_barriers[thread / 32], thread, site};
+    Access now{block_->number, block_->barrier, block_->warp_barriers[thread / 32], thread, block_->ticks[thread], site};
     for (uintptr_t at = first / CELL_BYTES * CELL_BYTES; at < first + bytes; at += CELL_BYTES) {
         Cell* cell = is_shared ? &block_->shared_cells[(at - start) / CELL_BYTES] : device_cell(at);
-        std::string problem = touch(*cell, now, writes, is_shared);
+        std::string problem = touch(*cell, now, writes, is_shared, by_tensor_cores);
         if (problem.empty()) continue;
         return (writes ? "it writes byte " : "it reads byte ") + std::to_string(at - start) +
                (is_shared ? " of shared memory, " : " of an allocation, ") + problem;
@@ -111,12 +165,14 @@ bool Races::ordered(const Access& before, const Access& now) const {
         });
     }
     bool same_warp = before.thread / 32 == now.thread / 32;
-    return before.thread == now.thread || before.barrier != now.barrier ||
-           (same_warp && before.warp_barrier != now.warp_barrier);
+    if (before.thread == now.thread || before.barrier != now.barrier) return true;
+    if (same_warp && before.warp_barrier != now.warp_barrier) return true;
+    const std::vector<uint32_t>& clocks = block_->clocks;
+    return !clocks.empty() && clocks[now.thread * block_->ticks.size() + before.thread] > before.tick;
 }
 
 /// Half a sentence on what the access runs against, or nothing; then the cell remembers it.
-std::string Races::touch(Cell& cell, const Access& now, bool writes, bool is_shared) {
+std::string Races::touch(Cell& cell, const Access& now, bool writes, bool is_shared, bool by_tensor_cores) {
     auto against = [&](const Access& other, const char* did) {
         std::string whose = other.block == now.block ? "" : " of another block";
         return "which thread " + std::to_string(other.thread) + whose + did + " at " + marked(other.site) +
@@ -127,6 +183,10 @@ std::string Races::touch(Cell& cell, const Access& now, bool writes, bool is_sha
     if (!ordered(cell.writer, now)) return against(cell.writer, " writes");
     if (!writes) {
         if (is_shared && cell.writer.thread == NOBODY) return "which nobody has written";
+        if (by_tensor_cores && cell.writer.tick >= block_->fenced[cell.writer.thread]) {
+            return "which thread " + std::to_string(cell.writer.thread) + " writes at " + marked(cell.writer.site) +
+                   ", with no fence for tensor cores behind it";
+        }
         // Two readers are enough to find a third thread's write: one of them is not the writer.
         bool known = cell.readers[0].thread == now.thread && cell.readers[0].block == now.block;
         Access& slot = known || ordered(cell.readers[0], now) ? cell.readers[0] : cell.readers[1];

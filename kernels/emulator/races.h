@@ -40,13 +40,28 @@ public:
     void start_launch();
 
     /// A block whose shared memory lies from `shared` on; it is the running one.
-    void start_block(Block& block, const unsigned char* shared, size_t shared_bytes);
+    void start_block(Block& block, const unsigned char* shared, size_t shared_bytes, size_t threads);
 
     /// Goes back to a block that was left.
     void enter_block(Block& block) { block_ = &block; }
 
     void pass_barrier() { block_->barrier++; }
-    void pass_warp_barrier(unsigned warp) { block_->warp_barriers[warp]++; }
+    void pass_warp_barrier(unsigned warp);
+
+    /// The block has a barrier in shared memory: from now on its threads keep clocks.
+    void keep_clocks();
+
+    /// The thread comes to a barrier in shared memory.
+    void arrive(const void* barrier, unsigned thread);
+
+    /// All have come: who waits from now on knows what they knew.
+    void end_phase(const void* barrier);
+
+    /// The thread has waited for a phase.
+    void pass_phase(const void* barrier, unsigned thread);
+
+    /// Tensor cores may read what the thread has written.
+    void fence_for_tensor_cores(unsigned thread);
 
     /// A fence of the block's thread number `thread`.
     void fence(unsigned thread);
@@ -59,12 +74,14 @@ public:
 
     /// Half a sentence on what is wrong with an access of the block's thread number `thread`, or nothing.
     std::string access(const void* address, size_t bytes, bool writes, unsigned thread, Site site,
-                       Allocations& allocations);
+                       Allocations& allocations, bool by_tensor_cores = false);
 
 private:
     struct Access {
         uint32_t block = 0, barrier = 0, warp_barrier = 0;
         uint32_t thread = NOBODY;
+        /// By the thread's own clock.
+        uint32_t tick = 0;
         Site site = nullptr;
     };
     /// What one block has passed on at an atomic operation: all that it did before barrier `barrier`, and what thread
@@ -100,6 +117,13 @@ public:
         /// By block, what came first before what says more.
         std::unordered_map<uint32_t, std::vector<Known>> known;
         std::unordered_map<unsigned, Sync> syncs;
+        /// Of each thread: its clock, which goes on when it tells others what it has done, and what it was at its last fence
+        /// for tensor cores.
+        std::vector<uint32_t> ticks, fenced;
+        /// By thread, what it knows of each: all that was done before that tick. Empty before there is a barrier.
+        std::vector<uint32_t> clocks;
+        /// By barrier, what those have known who have come, and those who had come when its last phase ended.
+        std::unordered_map<uintptr_t, std::vector<uint32_t>> gathered, told;
     };
 
 private:
@@ -108,8 +132,9 @@ private:
     static constexpr size_t PAGE_CELLS = 2048;
 
     Cell* device_cell(uintptr_t address);
+    std::vector<uint32_t> clock_of(unsigned thread);
     bool ordered(const Access& before, const Access& now) const;
-    std::string touch(Cell& cell, const Access& now, bool writes, bool is_shared);
+    std::string touch(Cell& cell, const Access& now, bool writes, bool is_shared, bool by_tensor_cores);
 
     uint64_t clock_ = 0, launch_start_ = 0;
     uint32_t blocks_ = 0;

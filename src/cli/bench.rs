@@ -262,7 +262,7 @@ fn configuration(arguments: &Arguments, network: Config) -> Configuration {
     Configuration {
         precision: arguments.precision.to_string(),
         weights: origin.unwrap_or(format!("random, seed {SEED}")),
-        device: arguments.device.choice().to_string(),
+        device: arguments.device.said(),
         ..Configuration::of(network, arguments.size.get(), arguments.frame())
     }
 }

@@ -17,6 +17,11 @@ pub struct DeviceOptions {
     /// Threads of the CPU device; all cores by default
     #[arg(long, value_name = "T")]
     threads: Option<NonZeroUsize>,
+
+    /// Leave convolutions in float16 to the warpgroups of an sm_90 (H100, H200), whose tensor cores read operands by
+    /// themselves; to be compared with the other way, and not measured yet
+    #[arg(long)]
+    warpgroups: bool,
 }
 
 impl DeviceOptions {
@@ -26,17 +31,19 @@ impl DeviceOptions {
         if let Some(reason) = opened.reason.filter(|_| !quiet) {
             note(&format!("coronet: {reason}"));
         }
-        Ok(opened.device)
+        if self.warpgroups { opened.device.by_warpgroups() } else { Ok(opened.device) }
     }
 
     /// The options as another process of this program takes them.
     pub fn words(&self) -> Vec<String> {
         let threads = self.threads.map(|threads| ["--threads".to_owned(), threads.to_string()]);
-        ["--device".to_owned(), self.device.to_string()].into_iter().chain(threads.into_iter().flatten()).collect()
+        let warpgroups = self.warpgroups.then(|| "--warpgroups".to_owned());
+        let device = ["--device".to_owned(), self.device.to_string()];
+        device.into_iter().chain(threads.into_iter().flatten()).chain(warpgroups).collect()
     }
 
-    /// What was asked for.
-    pub fn choice(&self) -> DeviceChoice {
-        self.device
+    /// What was asked for, in words: `cuda by warpgroups`.
+    pub fn said(&self) -> String {
+        format!("{}{}", self.device, if self.warpgroups { " by warpgroups" } else { "" })
     }
 }

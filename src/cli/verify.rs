@@ -8,7 +8,7 @@ use super::device::DeviceOptions;
 use super::progress::{Progress, interrupted, listen_for_ctrl_c};
 use super::{count, print};
 use clap::{Args, ValueHint};
-use coronet::device::{Device, DeviceChoice};
+use coronet::device::Device;
 use coronet::new_file::NewFile;
 use coronet::verify::{Check, Finding, Verdict, verify_all};
 use coronet::{Error, Result};
@@ -78,7 +78,7 @@ impl Filter {
 /// A run and all that its reports say.
 struct Report {
     /// As it was asked for.
-    choice: DeviceChoice,
+    options: DeviceOptions,
     /// As it describes itself.
     device: String,
     seed: u64,
@@ -94,7 +94,7 @@ impl Report {
 
     /// The command that runs one check again, alone.
     fn again(&self, check: &Check) -> String {
-        format!("coronet verify --device {} --seed {} --op '{check}'", self.choice, self.seed)
+        format!("coronet verify {} --seed {} --op '{check}'", self.options.words().join(" "), self.seed)
     }
 }
 
@@ -176,7 +176,7 @@ fn verified(arguments: &Arguments, checks: &[Check], device: &dyn Device) -> Res
         !interrupted()
     })?;
     Ok(Report {
-        choice: arguments.device.choice(),
+        options: arguments.device,
         device: device.describe(),
         seed: arguments.seed,
         filter: arguments.op.as_ref().map(|filter| filter.0.as_str().to_owned()),

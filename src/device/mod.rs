@@ -49,6 +49,15 @@ pub trait Device: Target + Send + Sync {
     /// [`crate::Error::Device`] unless it is one of [`Device::precisions`].
     fn with_precision(&self, precision: Precision) -> Result<Box<dyn Device>>;
 
+    /// The same device with its convolutions of float16 numbers left to warpgroups where they can be: tensor cores that read
+    /// operands by themselves.
+    ///
+    /// # Errors
+    /// [`crate::Error::Device`] where there are none.
+    fn by_warpgroups(&self) -> Result<Box<dyn Device>> {
+        Err(crate::Error::Device(format!("{} has no warpgroups: that needs an sm_90", self.describe())))
+    }
+
     /// Binds a program that was lowered for this device to memory of its own.
     ///
     /// # Errors

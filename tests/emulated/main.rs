@@ -7,6 +7,7 @@ mod address;
 #[cfg(coronet_checked)]
 mod checked;
 mod emulator;
+mod warpgroups;
 
 use coronet::device::cuda::{Architecture, CudaDevice, EmulatedDriver, Schedule, Tile};
 use coronet::device::{Device, Precision};

@@ -10,8 +10,8 @@ use std::process::Command;
 
 pub type Result<T, E = Box<dyn Error>> = std::result::Result<T, E>;
 
-/// The path through `primitives.cuh` whose mutants are run.
-const PATH: &str = "_sm80";
+/// The paths through `primitives.cuh` whose mutants are run: of a file the first that it has.
+const PATHS: [&str; 3] = ["_sm80", "_sm90", ""];
 
 /// How kernels are compiled and linked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -172,7 +172,7 @@ impl Compiler {
 
     /// What `build.rs` compiles for a file, with the file's text beside it and the list of kernels to be seen.
     fn source(&self, stem: &str) -> Result<String> {
-        let path = [PATH, ""].map(|path| self.sources.join(format!("{stem}{path}.cpp")));
+        let path = PATHS.map(|path| self.sources.join(format!("{stem}{path}.cpp")));
         let path = path.iter().find(|path| path.is_file()).ok_or(format!("the build has left no source of {stem}"))?;
         let (symbol, text) = (list_of(path)?, fs::read_to_string(path)?);
         let lines = text.lines().map(|line| match line.strip_prefix("#include \"/") {
@@ -193,7 +193,7 @@ impl Compiler {
         command.args(["-shared", "-nostartfiles", "-o"]).arg(&path).args(objects);
         finish(command)?;
         let lists = stems.iter().map(|stem| {
-            let made = [PATH, ""].map(|path| self.sources.join(format!("{stem}{path}.cpp")));
+            let made = PATHS.map(|path| self.sources.join(format!("{stem}{path}.cpp")));
             made.iter().find(|path| path.is_file()).map_or(Err("no source".into()), |path| list_of(path))
         });
         Ok(Library { path, lists: lists.collect::<Result<_>>()? })

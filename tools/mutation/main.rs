@@ -128,7 +128,7 @@ fn test(arguments: &Arguments) -> Result<bool> {
 
 /// Files whose kernels no case runs: those of tests/conformance.rs, each around a primitive that others use, and those that
 /// the speed of others is measured by.
-const PROBES: [&str; 4] = ["conformance", "conformance_sm80", "ceilings", "ceilings_sm80"];
+const PROBES: [&str; 5] = ["conformance", "conformance_sm80", "conformance_sm90a", "ceilings", "ceilings_sm80"];
 
 /// The kernel files and their headers by name.
 fn texts() -> Result<BTreeMap<String, String>> {

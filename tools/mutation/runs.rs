@@ -10,7 +10,7 @@ use crate::report::ENDLESS;
 use coronet::device::Precision;
 use coronet::device::cuda::{Architecture, CudaDevice, Driver, EmulatedDriver, Schedule, Tile};
 use coronet::graph::Tensor;
-use coronet::ops::all_cases;
+use coronet::ops::{Op, all_cases};
 use coronet::verify::Check;
 use libloading::os::unix::{Library as Loaded, RTLD_GLOBAL, RTLD_LOCAL, RTLD_NOW};
 use serde::{Deserialize, Serialize};
@@ -32,6 +32,8 @@ const SEED: u64 = 1;
 enum Trial {
     /// A check of an operator, by its number among [`checks`].
     Operator(usize),
+    /// The same of a convolution that is left to warpgroups.
+    Warpgroups(usize),
     /// One of [`frames::CHECKS`].
     Frames(usize),
 }
@@ -146,7 +148,14 @@ fn hash_of(results: &[Tensor]) -> u64 {
 /// What trials run on.
 struct Rig {
     device: CudaDevice,
+    /// One that leaves convolutions to warpgroups.
+    warpgroups: CudaDevice,
     driver: Arc<dyn Driver>,
+}
+
+/// Whether a check may run on warpgroups.
+fn may_go_to_warpgroups(check: &Check) -> bool {
+    matches!(check, Check::Rounded(case, Precision::Float16) if matches!(case.op, Op::Conv(conv) if conv.stride == 1))
 }
 
 impl Run {
@@ -155,6 +164,10 @@ impl Run {
         let (hash, kernels) = match trial {
             Trial::Operator(number) => {
                 let (results, verdict) = CHECKS.with(|checks| checks[number].results(&rig.device, SEED))?;
+                (hash_of(&results), verdict.kernels)
+            }
+            Trial::Warpgroups(number) => {
+                let (results, verdict) = CHECKS.with(|checks| checks[number].results(&rig.warpgroups, SEED))?;
                 (hash_of(&results), verdict.kernels)
             }
             Trial::Frames(number) => {
@@ -171,6 +184,9 @@ impl Run {
     fn failure(&self, rig: &Rig) -> Option<String> {
         match self.trial {
             Trial::Operator(number) => CHECKS.with(|checks| self.failure_of_operator(&checks[number], &rig.device)),
+            Trial::Warpgroups(number) => {
+                CHECKS.with(|checks| self.failure_of_operator(&checks[number], &rig.warpgroups))
+            }
             Trial::Frames(number) => {
                 let checked = catch_unwind(AssertUnwindSafe(|| (frames::CHECKS[number].run)(&rig.driver)));
                 let said = |panic: Box<dyn Any + Send>| match panic.downcast::<String>() {
@@ -230,12 +246,13 @@ impl LoadedKernels {
     /// What a schedule's trials run on: patches and tiles as they are chosen by size, or a tile of its own.
     fn rig(&self, number: usize) -> Rig {
         let device = CudaDevice::new(self.driver(number));
+        let warpgroups = device.clone().with_warpgroups(true);
         let device = match number {
             0 => device,
             1 => device.with_tile(Tile::ALL[0]),
             _ => device.with_tile(Tile::ALL[2]),
         };
-        Rig { device, driver: Arc::new(self.driver(number)) }
+        Rig { device, warpgroups, driver: Arc::new(self.driver(number)) }
     }
 
     fn driver(&self, number: usize) -> EmulatedDriver {
@@ -252,7 +269,9 @@ impl LoadedKernels {
     fn measure(&self, share: usize, of: usize) -> Result<Vec<Run>> {
         let rig = self.rig(0);
         let operators = (0..CHECKS.with(Vec::len)).map(Trial::Operator);
-        let trials = operators.chain((0..frames::CHECKS.len()).map(Trial::Frames));
+        let is_possible = |number: &usize| CHECKS.with(|checks| may_go_to_warpgroups(&checks[*number]));
+        let warpgroups = (0..CHECKS.with(Vec::len)).filter(is_possible).map(Trial::Warpgroups);
+        let trials = operators.chain(warpgroups).chain((0..frames::CHECKS.len()).map(Trial::Frames));
         trials.skip(share).step_by(of).map(|trial| Run::measure(trial, &rig)).collect()
     }
 }

@@ -37,14 +37,6 @@ impl Architecture {
     pub const ALL: [Architecture; 3] = [Architecture::Sm75, Architecture::Sm80, Architecture::Sm90];
 }
 
-/// Bytes of shared memory a block may have, as `kernels/emulator/kernel.h` has it.
-fn most_shared(architecture: Architecture) -> u32 {
-    match architecture {
-        Architecture::Sm75 => 64 << 10,
-        Architecture::Sm80 | Architecture::Sm90 => 99 << 10,
-    }
-}
-
 /// In what order blocks and threads run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]
@@ -207,9 +199,14 @@ impl EmulatedDriver {
         EmulatedDriver { interface: LINKED, kernels, architecture, schedule, traffic: None }
     }
 
-    /// The same, counting what kernels ask of memory. Only the checked build counts.
+    /// A driver of an sm_80 that counts what kernels ask of memory. Only the checked build counts.
     pub fn counting(schedule: Schedule) -> EmulatedDriver {
-        EmulatedDriver { traffic: Some(Arc::default()), ..EmulatedDriver::new(schedule) }
+        EmulatedDriver::new(schedule).that_counts()
+    }
+
+    /// The same driver, counting what kernels ask of memory from now on.
+    pub fn that_counts(self) -> EmulatedDriver {
+        EmulatedDriver { traffic: Some(Arc::default()), ..self }
     }
 
     /// What has been counted so far, by kernel.
@@ -329,8 +326,9 @@ impl Driver for EmulatedDriver {
         self.kernels.contains_key(name)
     }
 
-    fn blocks_at_once(&self, _kernel: &str, _threads: u32, shared_bytes: u32) -> usize {
-        if shared_bytes > most_shared(self.architecture) { 0 } else { BLOCKS_AT_ONCE }
+    fn blocks_at_once(&self, kernel: &str, _threads: u32, shared_bytes: u32) -> usize {
+        let has_room = self.kernels.get(kernel).is_some_and(|kernel| shared_bytes <= kernel.most_shared);
+        if has_room { BLOCKS_AT_ONCE } else { 0 }
     }
 
     fn multiprocessors(&self) -> usize {

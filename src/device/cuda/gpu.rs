@@ -14,8 +14,9 @@ use std::time::Duration;
 /// One compiled file of `kernels/`.
 struct Fatbin {
     file: &'static str,
-    /// The oldest architecture it has code for, or 0.
+    /// The oldest architecture it has code for, or 0; where that is `alone`, it has none for newer ones.
     needs: u32,
+    alone: bool,
     kernels: &'static [&'static str],
     image: &'static [u8],
 }
@@ -61,7 +62,10 @@ impl Gpu {
         let architecture = u32::try_from(10 * major + minor).unwrap_or(0);
         let (modules, functions) = (Vec::new(), HashMap::new());
         let mut gpu = Gpu { context, stream, modules, functions, name, architecture };
-        for fatbin in FATBINS.iter().filter(|fatbin| fatbin.needs <= architecture) {
+        let runs = |fatbin: &&Fatbin| {
+            if fatbin.alone { fatbin.needs == architecture } else { fatbin.needs <= architecture }
+        };
+        for fatbin in FATBINS.iter().filter(runs) {
             gpu.load(fatbin)?;
         }
         Ok(gpu)

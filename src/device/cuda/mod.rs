@@ -48,12 +48,13 @@ pub struct CudaDevice {
     driver: Arc<dyn Driver>,
     precision: Precision,
     tile: Option<Tile>,
+    warpgroups: bool,
 }
 
 impl CudaDevice {
     /// A device whose kernels `driver` runs, in float32.
     pub fn new(driver: impl Driver + 'static) -> CudaDevice {
-        CudaDevice { driver: Arc::new(driver), precision: Precision::Float32, tile: None }
+        CudaDevice { driver: Arc::new(driver), precision: Precision::Float32, tile: None, warpgroups: false }
     }
 }
 
@@ -68,12 +69,20 @@ impl CudaDevice {
     pub fn with_tile(self, tile: Tile) -> CudaDevice {
         CudaDevice { tile: Some(tile), ..self }
     }
+
+    /// The same device whose convolutions of float16 numbers are left to warpgroups, or not, where they are of several taps
+    /// and without a stride, and the GPU is an sm_90: its tensor cores then read operands by themselves. Not the default as
+    /// long as nobody has measured it.
+    pub fn with_warpgroups(self, warpgroups: bool) -> CudaDevice {
+        CudaDevice { warpgroups, ..self }
+    }
 }
 
 impl CudaDevice {
     /// For products in a precision.
     fn choices(&self, precision: Precision) -> ops::Choices<'_> {
-        ops::Choices { driver: &*self.driver, precision, tile: self.tile }
+        let CudaDevice { driver, tile, warpgroups, .. } = self;
+        ops::Choices { driver: &**driver, precision, tile: *tile, warpgroups: *warpgroups }
     }
 
     /// What is multiplied in where numbers may be beyond the range of the device's precision.
@@ -131,9 +140,10 @@ impl Target for CudaDevice {
 
 impl Device for CudaDevice {
     fn describe(&self) -> String {
+        let by = if self.warpgroups { " by warpgroups" } else { "" };
         match self.precision {
             Precision::Float32 => self.driver.describe(),
-            precision => format!("{}, products in {precision}", self.driver.describe()),
+            precision => format!("{}, products in {precision}{by}", self.driver.describe()),
         }
     }
 
@@ -153,6 +163,14 @@ impl Device for CudaDevice {
     fn with_precision(&self, precision: Precision) -> Result<Box<dyn Device>> {
         self.check_precision(precision)?;
         Ok(Box::new(CudaDevice { precision, ..self.clone() }))
+    }
+
+    fn by_warpgroups(&self) -> Result<Box<dyn Device>> {
+        if !self.driver.has_kernel(ops::A_KERNEL_OF_WARPGROUPS) {
+            let why = "that needs an sm_90, and a build with 90 in CORONET_CUDA_ARCHS";
+            return Err(Error::Device(format!("{} has no warpgroups: {why}", self.driver.describe())));
+        }
+        Ok(Box::new(self.clone().with_warpgroups(true)))
     }
 
     fn load(&self, program: Program) -> Result<Box<dyn Session>> {

@@ -269,6 +269,25 @@ mod tests {
     }
 
     #[test]
+    fn two_blocks_of_warpgroups_fit_where_they_have_one_halo_or_a_small_one() {
+        use crate::model::{CeNet, Config, Stem};
+        use crate::program::Placement;
+        let Ok(paper) = CudaDevice::on_paper(90, Precision::Float16) else { return };
+        let paper = paper.with_warpgroups(true);
+        let network = CeNet::build(Config::new(64, Stem::Half, 2, 1).unwrap(), 1, 448, 448).unwrap();
+        let program = Program::lower(&network.graph, &[network.probability], &paper, Placement::Shared).unwrap();
+        let planned = paper.plan(&program).unwrap();
+        let mine: Vec<_> = planned.iter().filter(|launch| launch.kernel.starts_with("conv_warpgroups")).collect();
+        for PlannedLaunch { step, kernel, grid, registers, shared_bytes, blocks_at_once, waves, .. } in &mine {
+            let name = &program.steps()[*step].name;
+            println!("{name}: {kernel} {grid:?}, {registers}, {shared_bytes}, {blocks_at_once}, {waves:.2}");
+            // But for the longest dilation, of which one fits.
+            assert_eq!(*blocks_at_once, if *shared_bytes > 113 << 10 { 1 } else { 2 }, "{name}");
+        }
+        assert!(mine.len() > 30, "{}", mine.len());
+    }
+
+    #[test]
     fn every_architecture_of_this_build_is_known_and_every_kernel_fits() {
         assert!(!RESOURCES.is_empty());
         for Resources { kernel, architecture, registers, shared_bytes } in RESOURCES {

@@ -19,6 +19,7 @@ mod sums;
 mod temporal_conv;
 mod tensor_conv;
 
+pub(super) use patch_conv::A_KERNEL_OF_WARPGROUPS;
 pub use tensor_conv::Tile;
 pub(super) use tensor_conv::{a_kernel, architecture};
 
@@ -48,6 +49,8 @@ pub(super) struct Choices<'a> {
     pub precision: Precision,
     /// Their tile on tensor cores, where it is not chosen by their size.
     pub tile: Option<Tile>,
+    /// Whether tensor cores shall compute by themselves where they can.
+    pub warpgroups: bool,
 }
 
 /// A step's operator with the memory of its operands.

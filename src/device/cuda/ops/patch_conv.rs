@@ -21,6 +21,36 @@ const PIXEL_BYTES: usize = 64;
 /// Bytes of the moments of a thread.
 const MOMENTS: usize = 12;
 
+/// The name of a kernel that is there where those of `kernels/warpgroup_conv.cuh` are.
+pub(in super::super) const A_KERNEL_OF_WARPGROUPS: &str = "conv_warpgroups_float16_128x64";
+
+/// What `kernels/warpgroup_conv.cuh` has.
+mod warpgroups {
+    pub const THREADS: u32 = 320;
+    pub const STAGES: usize = 6;
+    pub const WIDTH_LOG2: u32 = 3;
+    pub const DEPTH: usize = 64;
+    /// Bytes that are copied as one, 8 numbers.
+    const CHUNK: usize = 16;
+
+    /// The weights of a slice and tap, chunk of lanes by chunk.
+    pub fn stage_bytes(columns: usize) -> usize {
+        let chunks = columns / 8;
+        chunks * (DEPTH + 8 / chunks) * CHUNK
+    }
+
+    /// A slice of the patch with its halo, chunk of channels by chunk.
+    pub fn halo_bytes(pixels: usize) -> usize {
+        DEPTH / 8 * (pixels | 1) * CHUNK
+    }
+}
+
+/// Slices of `depth` of the channels of maps.
+fn slices_of(source: Shape, depth: usize) -> usize {
+    let (_, channels, _, _) = maps(source);
+    padded(channels).div_ceil(depth)
+}
+
 /// The most blocks that share a patch: the more, the more sums pass through memory.
 const MOST_SHARES: usize = 4;
 
@@ -56,6 +86,38 @@ pub(super) struct Plan {
     shares: usize,
 }
 
+/// How samples are cut into patches of a width.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Cut {
+    patches: usize,
+    halo_pixels: usize,
+    width_log2: u32,
+    across: usize,
+    down: usize,
+    halo_columns: usize,
+}
+
+impl Cut {
+    fn new(conv: &Conv, (kernel_rows, kernel_columns): (usize, usize), result: Shape, width_log2: u32) -> Cut {
+        let (_, _, height, width) = maps(result);
+        let (across, down) = (width.div_ceil(1 << width_log2), height.div_ceil(ROWS >> width_log2));
+        let halo = |side: usize, kernel: usize| (side - 1) * conv.stride + (kernel - 1) * conv.dilation + 1;
+        let halo_columns = halo(1 << width_log2, kernel_columns);
+        let halo_pixels = halo_columns * halo(ROWS >> width_log2, kernel_rows);
+        Cut { patches: across * down, halo_pixels, width_log2, across, down, halo_columns }
+    }
+}
+
+/// Lanes of a patch.
+fn columns_of(result: Shape) -> usize {
+    if Size::of(result).lanes > 32 { 64 } else { 32 }
+}
+
+/// Bytes of shared memory that a patch of results takes, with the moments of so many threads.
+fn bytes_of_results(columns: usize, threads: u32) -> usize {
+    (ROWS * (columns + 1) + 2 * columns) * size_of::<f32>() + threads as usize * MOMENTS
+}
+
 impl Plan {
     /// For a convolution in a format of 16 bits with a kernel of enough taps, if the device has room for it.
     pub fn of(
@@ -65,35 +127,57 @@ impl Plan {
         result: Shape,
         choices: Choices<'_>,
     ) -> Option<Plan> {
-        let (kernel_rows, kernel_columns) = kernel_of(inputs[1]);
+        let kernel = kernel_of(inputs[1]);
         let is_chosen = direction == Direction::Forward && choices.tile.is_none();
-        if !is_chosen || !choices.precision.is_half() || kernel_rows * kernel_columns < STAGES {
+        if !is_chosen || !choices.precision.is_half() || kernel.0 * kernel.1 < STAGES {
             return None;
         }
-        let (_, source_channels, _, _) = maps(inputs[0]);
-        let (_, _, height, width) = maps(result);
-        let size = Size::of(result);
-        let columns = if size.lanes > 32 { 64 } else { 32 };
-        let cut = |width_log2: u32| {
-            let (across, down) = (width.div_ceil(1 << width_log2), height.div_ceil(ROWS >> width_log2));
-            let halo = |side: usize, kernel: usize| (side - 1) * conv.stride + (kernel - 1) * conv.dilation + 1;
-            let halo_columns = halo(1 << width_log2, kernel_columns);
-            let halo_pixels = halo_columns * halo(ROWS >> width_log2, kernel_rows);
-            (across * down, halo_pixels, width_log2, across, down, halo_columns)
-        };
-        // The fewest patches, and among those the least that is read twice.
-        let (_, halo_pixels, width_log2, across, down, halo_columns) = (3..=7).map(cut).min()?;
-        let ring = STAGES * PIXEL_BYTES * columns;
-        let results = (ROWS * (columns + 1) + 2 * columns) * size_of::<f32>() + THREADS as usize * MOMENTS;
-        let shared_bytes = (ring + 2 * halo_pixels * PIXEL_BYTES).max(results) as u32;
-        let names = kernels_of!("conv_patches", choices.precision, ROWS, columns, [128 x 64, 128 x 32]);
-        let kernel = Kernel { names, threads: THREADS, shared_bytes };
-        let tiles = (size.batch * across * down, size.lanes.div_ceil(columns));
+        Plan::by_warpgroups(conv, inputs[0], kernel, result, choices).or_else(|| {
+            // The fewest patches, and among those the least that is read twice.
+            let cut = (3..=7).map(|width_log2| Cut::new(conv, kernel, result, width_log2)).min()?;
+            let columns = columns_of(result);
+            let ring = STAGES * PIXEL_BYTES * columns;
+            let shared_bytes = (ring + 2 * cut.halo_pixels * PIXEL_BYTES).max(bytes_of_results(columns, THREADS));
+            let names = kernels_of!("conv_patches", choices.precision, ROWS, columns, [128 x 64, 128 x 32]);
+            let kernel = Kernel { names, threads: THREADS, shared_bytes: shared_bytes as u32 };
+            Plan::new(kernel, cut, DEPTH, inputs[0], result, choices)
+        })
+    }
+
+    /// For one that tensor cores compute by themselves, see `kernels/warpgroup_conv.cuh`, where that is asked for and there.
+    fn by_warpgroups(
+        conv: &Conv,
+        source: Shape,
+        kernel: (usize, usize),
+        result: Shape,
+        choices: Choices<'_>,
+    ) -> Option<Plan> {
+        let taps = kernel.0 * kernel.1;
+        let is_possible = choices.precision == Precision::Float16 && conv.stride == 1 && taps >= warpgroups::STAGES;
+        if !choices.warpgroups || !is_possible {
+            return None;
+        }
+        let cut = Cut::new(conv, kernel, result, warpgroups::WIDTH_LOG2);
+        let columns = columns_of(result);
+        let halves = if slices_of(source, warpgroups::DEPTH) == 1 { 1 } else { 2 };
+        let copied =
+            warpgroups::STAGES * warpgroups::stage_bytes(columns) + halves * warpgroups::halo_bytes(cut.halo_pixels);
+        let shared_bytes = copied.max(bytes_of_results(columns, warpgroups::THREADS)) as u32;
+        let names = kernels_of!("conv_warpgroups", choices.precision, ROWS, columns, [128 x 64, 128 x 32]);
+        let kernel = Kernel { names, threads: warpgroups::THREADS, shared_bytes };
+        Plan::new(kernel, cut, warpgroups::DEPTH, source, result, choices)
+    }
+
+    /// With shares of the channels, slices of `depth` of them; if the device has room for it.
+    fn new(kernel: Kernel, cut: Cut, depth: usize, source: Shape, result: Shape, choices: Choices<'_>) -> Option<Plan> {
+        let Cut { patches, halo_pixels, width_log2, across, down, halo_columns } = cut;
+        let (size, columns) = (Size::of(result), columns_of(result));
+        let tiles = (size.batch * patches, size.lanes.div_ceil(columns));
         let at_once = kernel.blocks_at_once(choices);
         if tiles.1 > at_once {
             return None;
         }
-        let slices = padded(source_channels).div_ceil(DEPTH);
+        let slices = slices_of(source, depth);
         let shares = shares(slices, tiles.0 * tiles.1, at_once, choices.driver.multiprocessors());
         Some(Plan { kernel, result, columns, width_log2, across, down, halo_columns, halo_pixels, tiles, shares })
     }
