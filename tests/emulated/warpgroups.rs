@@ -4,15 +4,17 @@ use super::emulator::{Numbers, ONE, launch, threads};
 use super::*;
 use coronet::Result;
 use coronet::device::cuda::Launch;
+use coronet::verify::deep_cases;
 
 /// The path of sm_90 with warpgroups.
 fn warpgroups(schedule: Schedule) -> CudaDevice {
     CudaDevice::new(EmulatedDriver::of(Architecture::Sm90, schedule)).with_warpgroups(true)
 }
 
-/// The cases that may go to them; the others are run elsewhere.
+/// The cases that may go to them, the others are run elsewhere; and some of many channels.
 fn cases() -> Vec<Case> {
-    convolutions().into_iter().filter(|case| matches!(case.op, Op::Conv(conv) if conv.stride == 1)).collect()
+    let forward = convolutions().into_iter().filter(|case| matches!(case.op, Op::Conv(conv) if conv.stride == 1));
+    deep_cases().into_iter().chain(forward).collect()
 }
 
 /// How many of the findings are of kernels of warpgroups, by kernel.
@@ -41,7 +43,8 @@ fn warpgroups_agree_with_the_reference_on_every_convolution_and_no_kernel_is_lef
 fn warpgroups_are_clean_and_meet_in_no_bank() {
     for (number, schedule) in Schedule::ALL.into_iter().enumerate() {
         let driver = EmulatedDriver::of(Architecture::Sm90, schedule).that_counts();
-        let some = cases().into_iter().skip(number).step_by(5).map(|case| Check::Rounded(case, Precision::Float16));
+        let some = cases().into_iter().skip(number).step_by(5).chain(deep_cases().into_iter().skip(number).step_by(2));
+        let some = some.map(|case| Check::Rounded(case, Precision::Float16));
         let findings = assert_agreement(some, &CudaDevice::new(driver.clone()).with_warpgroups(true));
         assert!(!by_kernel(&findings).is_empty());
         for (kernel, traffic) in
