@@ -208,11 +208,17 @@ fn a_fault_between_those_who_copy_and_those_who_multiply_is_found() {
         (256, race),
         (512, race),
     ];
-    let named = SHOW.into_iter().filter(|(_, said)| !said.is_empty());
-    for (fault, said) in races.into_iter().chain(named) {
+    // All lanes of a warp write to a barrier at once: that is found first.
+    let races = races.into_iter().chain([(1024, race)]);
+    let named = SHOW.into_iter().filter(|(fault, said)| !said.is_empty() && *fault != 1024);
+    let mut missed = Vec::new();
+    for (fault, said) in races.chain(named) {
         let found = Schedule::ALL.map(|schedule| stages(schedule, fault).0.map_err(|problem| problem.to_string()));
-        assert!(found.iter().any(|it| it.as_ref().is_err_and(|problem| problem.contains(said))), "{fault}: {found:?}");
-        // What others see of it depends on the schedule; that something is wrong does not, but where a barrier is not there yet.
-        assert!(fault == 64 || found.iter().all(Result::is_err), "{fault}: {found:?}");
+        let is_named = found.iter().any(|it| it.as_ref().is_err_and(|problem| problem.contains(said)));
+        // What is seen of it depends on the schedule; that something is does not, but where a barrier is not there yet.
+        if !is_named || !(fault == 64 || found.iter().all(Result::is_err)) {
+            missed.push(format!("{fault}: {:?}", found.map(|it| it.map(|_| "nothing"))));
+        }
     }
+    assert!(missed.is_empty(), "{}", missed.join("\n"));
 }
