@@ -250,6 +250,8 @@ void Multiprocessor::finish_products(size_t pending) {
     size_t end = first.product_groups[groups - pending - 1];
     for (; warp.finished < end; warp.finished++) {
         Share& share = warp.shares.front();
+        // Until now it might have read, whenever it did.
+        if (DETECTS_RACES && share.is_done) note_matrices(share, number);
         perform(share, number);
         for (unsigned lane = 0; lane < WARP; lane++) give_back_sums(block_->threads[number * WARP + lane], share.sums[lane]);
         warp.shares.pop_front();

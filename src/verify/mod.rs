@@ -7,7 +7,7 @@ mod network;
 mod tensor_cores;
 
 pub use check::{Check, Finding, is_of_products, keeps_maps, verify_all};
-pub use network::layer_cases;
+pub use network::{deep_cases, layer_cases};
 
 use crate::device::{Device, Precision};
 use crate::error::{Error, Result};

@@ -6,7 +6,7 @@
 use crate::error::Result;
 use crate::graph::{Graph, Node, Shape, ValueId};
 use crate::model::{CeNet, Config, Stem};
-use crate::ops::{Case, Data, Op};
+use crate::ops::{Case, Conv, Data, Op};
 
 /// Base width of the network that production runs.
 const WIDTH: usize = 64;
@@ -35,6 +35,19 @@ pub fn layer_cases() -> Result<Vec<Case>> {
         }
     }
     Ok(cases)
+}
+
+/// Convolutions of more channels than any kernel has in fast memory at once, some so many that blocks share them.
+pub fn deep_cases() -> Vec<Case> {
+    let shapes = |batch, channels, outputs, height, width| {
+        let filter = Shape::Filter { outputs, inputs: channels, height: 3, width: 3 };
+        [Shape::maps(batch, channels, height, width), filter]
+    };
+    let of = |shapes: [Shape; 2]| {
+        [Data::Integers, Data::Normal(0.0)].map(|data| Case::new(Conv::same(3), &shapes, data)).into_iter()
+    };
+    // On the emulated GPU there are more blocks of the first ones than can be shared.
+    of(shapes(13, 192, 8, 5, 6)).chain(of(shapes(1, 584, 72, 9, 10))).collect()
 }
 
 fn configurations() -> Result<Vec<Config>> {

@@ -4,15 +4,17 @@ use super::emulator::{Numbers, ONE, launch, threads};
 use super::*;
 use coronet::Result;
 use coronet::device::cuda::Launch;
+use coronet::verify::deep_cases;
 
 /// The path of sm_90 with warpgroups.
 fn warpgroups(schedule: Schedule) -> CudaDevice {
     CudaDevice::new(EmulatedDriver::of(Architecture::Sm90, schedule)).with_warpgroups(true)
 }
 
-/// The cases that may go to them; the others are run elsewhere.
+/// The cases that may go to them, the others are run elsewhere; and some of many channels.
 fn cases() -> Vec<Case> {
-    convolutions().into_iter().filter(|case| matches!(case.op, Op::Conv(conv) if conv.stride == 1)).collect()
+    let forward = convolutions().into_iter().filter(|case| matches!(case.op, Op::Conv(conv) if conv.stride == 1));
+    deep_cases().into_iter().chain(forward).collect()
 }
 
 /// How many of the findings are of kernels of warpgroups, by kernel.
@@ -41,7 +43,8 @@ fn warpgroups_agree_with_the_reference_on_every_convolution_and_no_kernel_is_lef
 fn warpgroups_are_clean_and_meet_in_no_bank() {
     for (number, schedule) in Schedule::ALL.into_iter().enumerate() {
         let driver = EmulatedDriver::of(Architecture::Sm90, schedule).that_counts();
-        let some = cases().into_iter().skip(number).step_by(5).map(|case| Check::Rounded(case, Precision::Float16));
+        let some = cases().into_iter().skip(number).step_by(5).chain(deep_cases().into_iter().skip(number).step_by(2));
+        let some = some.map(|case| Check::Rounded(case, Precision::Float16));
         let findings = assert_agreement(some, &CudaDevice::new(driver.clone()).with_warpgroups(true));
         assert!(!by_kernel(&findings).is_empty());
         for (kernel, traffic) in
@@ -205,11 +208,17 @@ fn a_fault_between_those_who_copy_and_those_who_multiply_is_found() {
         (256, race),
         (512, race),
     ];
-    let named = SHOW.into_iter().filter(|(_, said)| !said.is_empty());
-    for (fault, said) in races.into_iter().chain(named) {
+    // All lanes of a warp write to a barrier at once: that is found first.
+    let races = races.into_iter().chain([(1024, race)]);
+    let named = SHOW.into_iter().filter(|(fault, said)| !said.is_empty() && *fault != 1024);
+    let mut missed = Vec::new();
+    for (fault, said) in races.chain(named) {
         let found = Schedule::ALL.map(|schedule| stages(schedule, fault).0.map_err(|problem| problem.to_string()));
-        assert!(found.iter().any(|it| it.as_ref().is_err_and(|problem| problem.contains(said))), "{fault}: {found:?}");
-        // What others see of it depends on the schedule; that something is wrong does not, but where a barrier is not there yet.
-        assert!(fault == 64 || found.iter().all(Result::is_err), "{fault}: {found:?}");
+        let is_named = found.iter().any(|it| it.as_ref().is_err_and(|problem| problem.contains(said)));
+        // What is seen of it depends on the schedule; that something is does not, but where a barrier is not there yet.
+        if !is_named || !(fault == 64 || found.iter().all(Result::is_err)) {
+            missed.push(format!("{fault}: {:?}", found.map(|it| it.map(|_| "nothing"))));
+        }
     }
+    assert!(missed.is_empty(), "{}", missed.join("\n"));
 }

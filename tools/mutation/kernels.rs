@@ -136,7 +136,9 @@ fn names(item: &str) -> Option<Vec<String>> {
     }
     let item = if item.starts_with("template ") { item.split_once(">\n")?.1 } else { item };
     if let Some(structure) = item.strip_prefix("struct ") {
-        return Some(words(structure.split(['{', ';']).next()?).map(str::to_owned).collect());
+        // Behind a colon stands what it is made of.
+        let head = structure.split(['{', ';', ':']).next()?;
+        return Some(words(head).map(str::to_owned).collect());
     }
     let head = match item.split_once("__launch_bounds__(") {
         Some((_, rest)) => rest.split_once(')')?.1,

@@ -136,7 +136,8 @@ fn checks() -> Vec<Check> {
             below.map(|precision| Check::Rounded(case.clone(), precision))
         })
         .collect();
-    cases.into_iter().map(Check::Results).chain(rounded).chain(kept).collect()
+    let deep = coronet::verify::deep_cases().into_iter().map(|case| Check::Rounded(case, Precision::Float16));
+    cases.into_iter().map(Check::Results).chain(rounded).chain(kept).chain(deep).collect()
 }
 
 fn hash_of(results: &[Tensor]) -> u64 {
