@@ -361,6 +361,34 @@ pub(super) fn cases() -> Vec<Case> {
     let filter_grad = ConvFilterGrad { conv, kernel_height: 1, kernel_width: 1 };
     cases.extend([Data::Integers, Data::Normal(0.0)].map(|data| Case::new(filter_grad, &[x, y], data)));
     cases.extend(cases_with_norm());
+    cases.extend(cases_of_tiles());
+    cases
+}
+
+/// 3x3 convolutions whose results devices may make in tiles: with ragged tiles at every edge, several samples, paddings that
+/// do not keep the size, dilations whose phases differ in size, and sums and results that are taken in parts.
+fn cases_of_tiles() -> Vec<Case> {
+    // (batch, channels in, channels out, height, width, padding, dilation)
+    let table = [
+        (2, 24, 40, 15, 22, 1, 1),
+        (1, 200, 72, 14, 16, 1, 1),
+        (1, 16, 16, 17, 12, 0, 1),
+        (2, 16, 24, 13, 14, 2, 1),
+        (1, 16, 16, 26, 29, 2, 2),
+        (1, 24, 72, 14, 17, 3, 3),
+        (1, 16, 136, 5, 6, 0, 1),
+        (1, 32, 32, 50, 61, 1, 1),
+    ];
+    let mut cases = Vec::new();
+    for (batch, channels, outputs, height, width, padding, dilation) in table {
+        let conv = Conv { stride: 1, padding, dilation };
+        let x = Shape::maps(batch, channels, height, width);
+        let w = Shape::Filter { outputs, inputs: channels, height: 3, width: 3 };
+        for data in [Data::Integers, Data::Normal(0.0)] {
+            cases.push(Case::new(conv, &[x, w], data));
+            cases.push(Case::new(conv, &[x, w, Shape::Channels { channels: outputs }], data).with_relu());
+        }
+    }
     cases
 }
 

@@ -4,6 +4,7 @@ use super::super::correlate::{Axis, Correlation, SourceLayout};
 use super::super::correlate_filters::FilterCorrelation;
 use super::super::layout::{Panel, padded, panels, storage};
 use super::super::memory::Region;
+use super::super::winograd::{Tile, Winograd};
 use super::{Binding, Routine, maps};
 use crate::graph::Shape;
 use crate::ops::{Conv, ConvFilterGrad, ConvInputGrad, TransposedConv};
@@ -17,6 +18,9 @@ fn filter(shape: Shape) -> (usize, usize, usize, usize) {
 }
 
 pub(super) fn forward(conv: &Conv, binding: &Binding<'_>) -> Routine {
+    if let Some(tile) = binding.tile {
+        return by_tiles(tile, conv, binding);
+    }
     let (batch, channels, height, width) = maps(binding.input_shapes[0]);
     let (outputs, _, kernel_height, kernel_width) = filter(binding.input_shapes[1]);
     let (_, _, rows, columns) = maps(binding.output_shapes[0]);
@@ -25,6 +29,14 @@ pub(super) fn forward(conv: &Conv, binding: &Binding<'_>) -> Routine {
     let correlation = Correlation::new(binding.kernels, batch, layout, outputs, axes, binding.epilogue);
     let (x, w, bias, y) = (binding.inputs[0], binding.inputs[1], binding.inputs.get(2).copied(), binding.outputs[0]);
     Box::new(move || correlation.run(x, w, bias, y))
+}
+
+fn by_tiles(tile: Tile, conv: &Conv, binding: &Binding<'_>) -> Routine {
+    let shapes = (binding.input_shapes[0], binding.input_shapes[1]);
+    let winograd = Winograd::new(tile, binding.kernels, conv, shapes, binding.epilogue.relu, binding.threads);
+    let (x, w, bias, y) = (binding.inputs[0], binding.inputs[1], binding.inputs.get(2).copied(), binding.outputs[0]);
+    let workspace = binding.workspace;
+    Box::new(move || winograd.run(x, w, bias, y, workspace))
 }
 
 pub(super) fn input_grad(grad: &ConvInputGrad, binding: &Binding<'_>) -> Routine {
