@@ -366,7 +366,8 @@ pub(super) fn cases() -> Vec<Case> {
 }
 
 /// 3x3 convolutions whose results devices may make in tiles: with ragged tiles at every edge, several samples, paddings that
-/// do not keep the size, dilations whose phases differ in size, and sums and results that are taken in parts.
+/// do not keep the size, dilations whose phases differ in size, and results that are taken in parts. And some with few
+/// results, whose taps may be what a device has side by side.
 fn cases_of_tiles() -> Vec<Case> {
     // (batch, channels in, channels out, height, width, padding, dilation)
     let table = [
@@ -378,6 +379,11 @@ fn cases_of_tiles() -> Vec<Case> {
         (1, 24, 72, 14, 17, 3, 3),
         (1, 16, 136, 5, 6, 0, 1),
         (1, 32, 32, 50, 61, 1, 1),
+        (2, 40, 1, 37, 19, 1, 1),
+        (1, 9, 1, 18, 7, 0, 1),
+        (1, 16, 1, 6, 35, 2, 1),
+        (1, 16, 1, 21, 9, 3, 3),
+        (1, 16, 1, 3, 2, 5, 5),
     ];
     let mut cases = Vec::new();
     for (batch, channels, outputs, height, width, padding, dilation) in table {
@@ -388,6 +394,14 @@ fn cases_of_tiles() -> Vec<Case> {
             cases.push(Case::new(conv, &[x, w], data));
             cases.push(Case::new(conv, &[x, w, Shape::Channels { channels: outputs }], data).with_relu());
         }
+    }
+    // Two channels of results, and as many taps as fit side by side.
+    let filter = |outputs, height, width| Shape::Filter { outputs, inputs: 16, height, width };
+    for (outputs, kernel_height, kernel_width) in [(2, 2, 4), (4, 2, 2), (1, 2, 5), (1, 4, 4)] {
+        let conv = Conv { stride: 1, padding: 1, dilation: 1 };
+        let (x, w) = (Shape::maps(1, 16, 20, 7), filter(outputs, kernel_height, kernel_width));
+        let bias = Shape::Channels { channels: outputs };
+        cases.extend([Data::Integers, Data::Normal(0.0)].map(|data| Case::new(conv, &[x, w, bias], data)));
     }
     cases
 }

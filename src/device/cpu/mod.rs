@@ -11,6 +11,7 @@ mod elementwise;
 mod layout;
 mod memory;
 mod microkernel;
+mod narrow;
 mod ops;
 mod winograd;
 

@@ -17,6 +17,7 @@ use crate::ops::Conv;
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 use std::marker::PhantomData;
+use std::mem::MaybeUninit;
 
 /// How many results of a row, and of a column, are made together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -223,8 +224,6 @@ struct Place {
 const BLOCK: usize = 128 * 1024;
 /// The fewest and the most tiles of a block; the filter goes by once for each block.
 const TILES: std::ops::RangeInclusive<usize> = 24..=48;
-/// Terms of a sum that are taken in one go, so that the filter's slice stays in the first-level cache.
-const TERMS: usize = 192;
 /// Between the points of a block beside their numbers, a cache line: without it all points of a tile would fall into the
 /// same set of the first-level cache.
 const APART: usize = 16;
@@ -383,23 +382,18 @@ impl Winograd {
     /// The sums over channels of each point's products.
     fn multiply(&self, panel: Panel, tiles: usize, filter: Region, points: Block, sums: Block) {
         let count = self.tile.points();
-        let chunks = self.depth.div_ceil(TERMS);
         for point in 0..count {
             let first = (panel.start * count + point * panel.width) * self.depth;
             let left = filter.pointer(first, self.depth * panel.width);
-            for chunk in 0..chunks {
-                let (from, to) = (self.depth * chunk / chunks, self.depth * (chunk + 1) / chunks);
-                // SAFETY: the filter's range was just checked; the blocks are this task's scratch memory.
-                unsafe {
-                    let right = points.start.add(point * points.step + from);
-                    self.kernels.multiply(
-                        chunk > 0,
-                        (panel.width, tiles, to - from),
-                        (sums.start.add(point * sums.step), sums.lanes),
-                        Operand { start: left.add(from * panel.width), term: panel.width, column: 0 },
-                        Operand { start: right, term: 1, column: points.lanes },
-                    );
-                }
+            // SAFETY: the filter's range was just checked; the blocks are this task's scratch memory.
+            unsafe {
+                self.kernels.multiply(
+                    false,
+                    (panel.width, tiles, self.depth),
+                    (sums.start.add(point * sums.step), sums.lanes),
+                    Operand { start: left, term: panel.width, column: 0 },
+                    Operand { start: points.start.add(point * points.step), term: 1, column: points.lanes },
+                );
             }
         }
     }
@@ -457,6 +451,20 @@ unsafe fn store<S: Simd>(simd: S, to: *mut f32, left: usize, vector: S::f32s) {
     }
 }
 
+/// The numbers of a row of which all that a tile has are written; to clear them first would take as long as the transform.
+///
+/// # Safety
+/// They are.
+#[inline(always)]
+unsafe fn written<S: Simd, P: Points>(simd: S, row: &[MaybeUninit<S::f32s>; MOST]) -> [S::f32s; MOST] {
+    let mut numbers = [simd.splat_f32s(0.0); MOST];
+    for (number, written) in numbers.iter_mut().zip(row).take(P::READ) {
+        // SAFETY: the caller's promise.
+        *number = unsafe { written.assume_init() };
+    }
+    numbers
+}
+
 /// `B^T d B` of every tile of a block.
 struct ReadPixels<'a, P> {
     of: &'a Winograd,
@@ -500,7 +508,7 @@ impl<P: Points> WithSimd for ReadPixels<'_, P> {
                 let left = depth - lane;
                 // SAFETY: pixels have `depth` numbers that nobody writes; the points are this task's.
                 unsafe {
-                    let mut half = [[simd.splat_f32s(0.0); MOST]; MOST];
+                    let mut half = [[const { MaybeUninit::<S::f32s>::uninit() }; MOST]; MOST];
                     for j in 0..P::READ {
                         let mut d = [simd.splat_f32s(0.0); MOST];
                         for i in 0..P::READ {
@@ -508,12 +516,12 @@ impl<P: Points> WithSimd for ReadPixels<'_, P> {
                         }
                         let t = P::of_pixels(simd, d);
                         for i in 0..P::READ {
-                            half[i][j] = t[i];
+                            half[i][j].write(t[i]);
                         }
                     }
                     let to = self.points.start.add(tile * depth + lane);
                     for i in 0..P::READ {
-                        let t = P::of_pixels(simd, half[i]);
+                        let t = P::of_pixels(simd, written::<S, P>(simd, &half[i]));
                         for j in 0..P::READ {
                             store(simd, to.add((i * P::READ + j) * step), left, t[j]);
                         }
@@ -559,7 +567,7 @@ impl<P: Points> WithSimd for WriteResults<'_, P> {
                 unsafe {
                     let added = bias.map_or(zero, |bias| load(simd, bias.add(lane), left));
                     let from = self.sums.start.add(tile * width + lane).cast_const();
-                    let mut half = [[zero; MOST]; 4];
+                    let mut half = [[const { MaybeUninit::<S::f32s>::uninit() }; MOST]; 4];
                     for j in 0..P::READ {
                         let mut m = [zero; MOST];
                         for i in 0..P::READ {
@@ -567,11 +575,11 @@ impl<P: Points> WithSimd for WriteResults<'_, P> {
                         }
                         let t = P::results(simd, m);
                         for i in 0..P::MADE {
-                            half[i][j] = t[i];
+                            half[i][j].write(t[i]);
                         }
                     }
-                    for (i, &half) in half.iter().enumerate().take(height) {
-                        let t = P::results(simd, half);
+                    for (i, half) in half.iter().enumerate().take(height) {
+                        let t = P::results(simd, written::<S, P>(simd, half));
                         for (j, &result) in t.iter().enumerate().take(across) {
                             let mut y = simd.add_f32s(result, added);
                             if relu {

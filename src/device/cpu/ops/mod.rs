@@ -15,10 +15,10 @@ mod soft_dice;
 mod sum_of_squares;
 mod temporal_conv;
 
+use super::Routine;
 use super::memory::Region;
 use super::microkernel::MicroKernels;
 use super::winograd::Tile;
-use super::{Routine, winograd};
 use crate::graph::Shape;
 use crate::ops::Op;
 use crate::program::{Epilogue, Residual, Step};
@@ -69,9 +69,7 @@ pub(super) fn tile(step: &Step, inputs: &[Shape]) -> Option<Tile> {
 /// Numbers of scratch memory a step needs.
 pub(super) fn workspace(step: &Step, inputs: &[Shape], threads: usize) -> usize {
     match &step.op {
-        Op::Conv(conv) => {
-            tile(step, inputs).map_or(0, |tile| winograd::workspace(tile, conv, inputs[0], inputs[1], threads))
-        }
+        Op::Conv(conv) => conv::workspace(tile(step, inputs), conv, inputs, threads),
         Op::ConvInputGrad(_) | Op::TransposedConv(_) => conv::flipped_filter_len(inputs[1]),
         Op::ConvFilterGrad(grad) => conv::filter_grad_workspace(grad, inputs),
         Op::TemporalConvFilterGrad(_) => temporal_conv::filter_grad_workspace(inputs),
