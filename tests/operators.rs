@@ -83,6 +83,35 @@ fn convolutions_have_the_same_bits_however_many_threads_share_the_work() {
 }
 
 #[test]
+fn tiles_and_taps_side_by_side_agree_with_the_reference_whatever_the_padding_and_the_kernel() {
+    // (batch, channels in, channels out, height, width, kernel, padding, dilation)
+    let table = [
+        (1, 16, 16, 17, 12, (3, 3), 0, 1),
+        (2, 16, 24, 13, 14, (3, 3), 2, 1),
+        (1, 16, 32, 30, 31, (3, 3), 1, 2),
+        (1, 9, 1, 18, 7, (3, 3), 0, 1),
+        (1, 16, 1, 6, 35, (3, 3), 2, 1),
+        (1, 16, 2, 20, 7, (2, 4), 1, 1),
+        (1, 16, 4, 20, 7, (2, 2), 1, 1),
+        (1, 16, 1, 20, 7, (2, 5), 1, 1),
+        (1, 16, 1, 20, 7, (4, 4), 3, 2),
+    ];
+    for set in InstructionSet::available() {
+        let device = CpuDevice::with_instructions(Some(3), set).unwrap();
+        for (batch, inputs, outputs, height, width, kernel, padding, dilation) in table {
+            let conv = Conv { stride: 1, padding, dilation };
+            let w = Shape::Filter { outputs, inputs, height: kernel.0, width: kernel.1 };
+            let operands = [Shape::maps(batch, inputs, height, width), w, Shape::Channels { channels: outputs }];
+            for data in [Data::Integers, Data::Normal(0.0)] {
+                let case = Case::new(conv, &operands, data).with_relu();
+                let verdict = verify(&case, &device, 1).unwrap();
+                assert!(verdict.passed(), "{}: {case}: error {}", set.name(), verdict.error);
+            }
+        }
+    }
+}
+
+#[test]
 fn a_filter_that_is_kept_transformed_is_not_given_back() {
     let device = CpuDevice::new(Some(1)).unwrap();
     let mut graph = Graph::new();

@@ -30,8 +30,8 @@ pub(super) enum Tile {
 
 /// Filters of so many numbers or fewer may grow to four times their size.
 const LARGEST_FOR_FOUR: usize = 1 << 20;
-/// Channels below which a transform costs more than the products it saves.
-const LEAST_CHANNELS: usize = 16;
+/// Channels read and made below which the transforms cost more than the products they save.
+const LEAST_CHANNELS: (usize, usize) = (16, 8);
 
 impl Tile {
     /// The tile that a convolution is worth computing by, if any.
@@ -41,7 +41,7 @@ impl Tile {
         else {
             return None;
         };
-        if conv.stride != 1 || channels < LEAST_CHANNELS || outputs < LEAST_CHANNELS {
+        if conv.stride != 1 || channels < LEAST_CHANNELS.0 || outputs < LEAST_CHANNELS.1 {
             return None;
         }
         // A phase's results must fill most of a tile.
