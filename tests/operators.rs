@@ -3,7 +3,7 @@
 use coronet::device::Device;
 use coronet::device::cpu::{CpuDevice, InstructionSet};
 use coronet::graph::{Graph, Shape, Tensor, ValueId};
-use coronet::ops::{MaxPool, Op, all_cases, bilinear_taps};
+use coronet::ops::{Case, Conv, Data, MaxPool, Op, all_cases, bilinear_taps};
 use coronet::program::{Placement, Program};
 use coronet::verify::{Check, layer_cases, relative_l2, verify};
 use std::collections::BTreeSet;
@@ -50,6 +50,85 @@ fn the_cpu_agrees_with_the_reference_on_every_layer_of_the_network() {
         .map(|(case, verdict)| format!("{case}: error {} above {}", verdict.error, verdict.bound))
         .collect();
     assert!(failures.is_empty(), "{}", failures.join("\n"));
+}
+
+/// The bits of a convolution's result, whose filter no run changes.
+fn conv_bits(case: &Case, threads: usize) -> Vec<u32> {
+    let device = CpuDevice::new(Some(threads)).unwrap();
+    let mut graph = Graph::new();
+    let ids: Vec<ValueId> = case.inputs.iter().map(|&(shape, _)| graph.input("operand", shape)).collect();
+    let made = graph.apply("case", case.op.clone(), &ids).unwrap();
+    let mut session = device.load(Program::lower(&graph, &made, &device, Placement::Shared).unwrap()).unwrap();
+    for (id, tensor) in ids.iter().zip(case.draw(3)) {
+        session.write(*id, tensor.data()).unwrap();
+    }
+    session.run().unwrap();
+    session.read(made[0]).unwrap().data().iter().map(|x| x.to_bits()).collect()
+}
+
+#[test]
+fn convolutions_have_the_same_bits_however_many_threads_share_the_work() {
+    // Fewer tiles than threads, so that panels are shared out; many blocks of tiles; taps side by side.
+    for (channels, outputs, height, width, dilation) in
+        [(16, 200, 6, 5, 1), (64, 72, 14, 13, 1), (24, 40, 61, 50, 1), (40, 64, 17, 14, 3), (40, 1, 50, 20, 1)]
+    {
+        let conv = Conv { stride: 1, padding: dilation, dilation };
+        let w = Shape::Filter { outputs, inputs: channels, height: 3, width: 3 };
+        let case = Case::new(conv, &[Shape::maps(1, channels, height, width), w], Data::Normal(0.0));
+        let alone = conv_bits(&case, 1);
+        for threads in [2, 3, 16] {
+            assert_eq!(conv_bits(&case, threads), alone, "{case} on {threads} threads");
+        }
+    }
+}
+
+#[test]
+fn tiles_and_taps_side_by_side_agree_with_the_reference_whatever_the_padding_and_the_kernel() {
+    // (batch, channels in, channels out, height, width, kernel, padding, dilation)
+    let table = [
+        (1, 16, 16, 17, 12, (3, 3), 0, 1),
+        (2, 16, 24, 13, 14, (3, 3), 2, 1),
+        (1, 16, 32, 30, 31, (3, 3), 1, 2),
+        (1, 9, 1, 18, 7, (3, 3), 0, 1),
+        (1, 16, 1, 6, 35, (3, 3), 2, 1),
+        (1, 16, 2, 20, 7, (2, 4), 1, 1),
+        (1, 16, 4, 20, 7, (2, 2), 1, 1),
+        (1, 16, 1, 20, 7, (2, 5), 1, 1),
+        (1, 16, 1, 20, 7, (4, 4), 3, 2),
+    ];
+    for set in InstructionSet::available() {
+        let device = CpuDevice::with_instructions(Some(3), set).unwrap();
+        for (batch, inputs, outputs, height, width, kernel, padding, dilation) in table {
+            let conv = Conv { stride: 1, padding, dilation };
+            let w = Shape::Filter { outputs, inputs, height: kernel.0, width: kernel.1 };
+            let operands = [Shape::maps(batch, inputs, height, width), w, Shape::Channels { channels: outputs }];
+            for data in [Data::Integers, Data::Normal(0.0)] {
+                let case = Case::new(conv, &operands, data).with_relu();
+                let verdict = verify(&case, &device, 1).unwrap();
+                assert!(verdict.passed(), "{}: {case}: error {}", set.name(), verdict.error);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_filter_that_is_kept_transformed_is_not_given_back() {
+    let device = CpuDevice::new(Some(1)).unwrap();
+    let mut graph = Graph::new();
+    let x = graph.input("x", Shape::maps(1, 16, 12, 12));
+    let w = graph.state("w", Shape::Filter { outputs: 16, inputs: 16, height: 3, width: 3 });
+    let y = graph.conv("y", x, w, None, Conv::same(3)).unwrap();
+    for (outputs, given_back) in [(vec![y], false), (vec![y, w], true)] {
+        let program = Program::lower(&graph, &outputs, &device, Placement::Shared).unwrap();
+        assert_eq!(program.steps()[0].filter_is_its_own, !given_back);
+        let mut session = device.load(program).unwrap();
+        let filter = Tensor::from_fn(graph.shape(w), |i| (i as f32).sin());
+        session.write(w, filter.data()).unwrap();
+        match session.read(w) {
+            Ok(read) => assert!(given_back && read.data() == filter.data()),
+            Err(error) => assert!(!given_back && error.to_string().contains("w is kept transformed"), "{error}"),
+        }
+    }
 }
 
 #[test]

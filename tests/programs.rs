@@ -157,8 +157,11 @@ fn the_networks_cost_what_the_article_and_its_variants_cost() {
 fn sharing_saves_most_of_the_arena_and_the_table_says_so() {
     let (_, program) = inference(config(64, Stem::Half, 2), 448);
     let megabytes = |len: usize| len * size_of::<f32>() / 1_000_000;
-    assert!(megabytes(program.arena_len()) < 250, "{} MB", megabytes(program.arena_len()));
-    assert!(program.arena_len() * 3 < program.unshared_len());
+    assert!(megabytes(program.arena_len()) < 400, "{} MB", megabytes(program.arena_len()));
+    // Filters that are kept transformed take most of it; they can share nothing.
+    let values = |len: usize| len - program.state_len();
+    assert!(megabytes(values(program.arena_len())) < 100, "{} MB", megabytes(values(program.arena_len())));
+    assert!(values(program.arena_len()) * 5 < values(program.unshared_len()));
     let table = program.to_string();
     assert_eq!(table.lines().filter(|line| line.contains("instance norm + residual + relu")).count(), 16);
     // Only `ReLU(A x)` of the DAC stands alone: `A x` itself is needed by the next branch.

@@ -97,6 +97,13 @@ pub trait Session: Send {
         Precision::Float32
     }
 
+    /// Of a step whose algorithm rounds more than sums of products do: the relative L2 error that its first result may have
+    /// before an epilogue.
+    fn error_bound(&self, step: usize) -> Option<f64> {
+        let _ = step;
+        None
+    }
+
     /// Runs all steps.
     ///
     /// # Errors
@@ -145,7 +152,8 @@ pub trait Session: Send {
     /// Reads an output, an input or a state into `data`, in the order of its [`crate::graph::Shape`].
     ///
     /// # Errors
-    /// [`crate::Error::Request`] when the value's memory may have been reused, or `data` has another length.
+    /// [`crate::Error::Request`] when the value's memory may have been reused, when it is a filter that the device keeps in
+    /// another form ([`crate::program::Step::filter_is_its_own`]), or when `data` has another length.
     fn read_into(&self, value: ValueId, data: &mut [f32]) -> Result<()>;
 
     /// As [`Session::read_into`], into a new tensor.

@@ -361,6 +361,37 @@ pub(super) fn cases() -> Vec<Case> {
     let filter_grad = ConvFilterGrad { conv, kernel_height: 1, kernel_width: 1 };
     cases.extend([Data::Integers, Data::Normal(0.0)].map(|data| Case::new(filter_grad, &[x, y], data)));
     cases.extend(cases_with_norm());
+    cases.extend(cases_of_tiles());
+    cases
+}
+
+/// 3x3 convolutions whose results devices may make in tiles: with ragged tiles at every edge, several samples, dilations whose
+/// phases differ in size, and results that are taken in parts. And some with one result, whose taps may be what a device has
+/// side by side.
+fn cases_of_tiles() -> Vec<Case> {
+    // (batch, channels in, channels out, height, width, dilation)
+    let table = [
+        (2, 24, 40, 15, 22, 1),
+        (1, 200, 72, 14, 16, 1),
+        (1, 16, 8, 17, 12, 1),
+        (1, 16, 16, 26, 29, 2),
+        (1, 24, 72, 14, 17, 3),
+        (1, 16, 136, 5, 6, 1),
+        (1, 32, 32, 50, 61, 1),
+        (2, 40, 1, 37, 19, 1),
+        (1, 16, 1, 21, 9, 3),
+        (1, 16, 1, 3, 2, 5),
+    ];
+    let mut cases = Vec::new();
+    for (batch, channels, outputs, height, width, dilation) in table {
+        let conv = Conv { stride: 1, padding: dilation, dilation };
+        let x = Shape::maps(batch, channels, height, width);
+        let w = Shape::Filter { outputs, inputs: channels, height: 3, width: 3 };
+        for data in [Data::Integers, Data::Normal(0.0)] {
+            cases.push(Case::new(conv, &[x, w], data));
+            cases.push(Case::new(conv, &[x, w, Shape::Channels { channels: outputs }], data).with_relu());
+        }
+    }
     cases
 }
 

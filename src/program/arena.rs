@@ -70,7 +70,7 @@ pub(super) fn plan(
         .iter()
         .enumerate()
         .map(|(value, buffer)| {
-            let len = target.storage(graph.values()[value].shape);
+            let len = planner.lens[value];
             buffer.map(|b| Span { offset: planner.buffers[b].offset, len })
         })
         .collect();
@@ -79,11 +79,25 @@ pub(super) fn plan(
     Ok(Plan { spans, arena_len, state_len, unshared_len })
 }
 
+/// How many numbers each value occupies.
+fn lens(graph: &Graph, steps: &[Step], target: &dyn Target) -> Vec<usize> {
+    let mut lens: Vec<usize> = graph.values().iter().map(|value| target.storage(value.shape)).collect();
+    for step in steps {
+        if let Some(filter) = step.own_filter() {
+            let shapes: Vec<Shape> = step.inputs.iter().map(|&id| graph.shape(id)).collect();
+            lens[filter.index()] = target.filter_storage(step, &shapes);
+        }
+    }
+    lens
+}
+
 struct Planner<'a> {
     target: &'a dyn Target,
     placement: Placement,
     buffers: Vec<Buffer>,
     buffer_of: Vec<Option<usize>>,
+    /// Numbers of each value.
+    lens: Vec<usize>,
     last_read: Vec<usize>,
     end: usize,
     /// The first buffers hold states; they are placed first, one after the other.
@@ -105,7 +119,8 @@ impl<'a> Planner<'a> {
         }
         outputs.iter().for_each(|id| last_read[id.index()] = end);
         let buffer_of = vec![None; graph.values().len()];
-        Planner { target, placement, buffers: Vec::new(), buffer_of, last_read, end, states: 0 }
+        let lens = lens(graph, steps, target);
+        Planner { target, placement, buffers: Vec::new(), buffer_of, lens, last_read, end, states: 0 }
     }
 
     fn assign_buffers(&mut self, graph: &Graph, steps: &[Step]) -> Result<()> {
@@ -117,7 +132,7 @@ impl<'a> Planner<'a> {
         self.states = states.len();
         for id in states.into_iter().chain(inputs) {
             self.last_read[id.index()] = self.end;
-            self.new_buffer(id, graph.shape(id), 0);
+            self.new_buffer(id, 0);
         }
         for (at, step) in steps.iter().enumerate() {
             for (position, &output) in step.outputs.iter().enumerate() {
@@ -130,7 +145,7 @@ impl<'a> Planner<'a> {
                             let last = self.last_read[output.index()].max(at);
                             self.buffers[buffer].last = self.buffers[buffer].last.max(last);
                         }
-                        None => self.new_buffer(output, graph.shape(output), at),
+                        None => self.new_buffer(output, at),
                     },
                 }
             }
@@ -155,10 +170,10 @@ impl<'a> Planner<'a> {
         }
     }
 
-    fn new_buffer(&mut self, id: ValueId, shape: Shape, first: usize) {
+    fn new_buffer(&mut self, id: ValueId, first: usize) {
         let last = self.last_read[id.index()].max(first);
         self.buffer_of[id.index()] = Some(self.buffers.len());
-        self.buffers.push(Buffer { len: self.target.storage(shape), first, last, offset: 0 });
+        self.buffers.push(Buffer { len: self.lens[id.index()], first, last, offset: 0 });
     }
 
     fn workspace(&mut self, graph: &Graph, at: usize, step: &Step) -> usize {

@@ -125,6 +125,7 @@ impl<'a> Fusion<'a> {
             inputs: node.inputs.clone(),
             outputs: node.outputs.clone(),
             workspace: Span { offset: 0, len: 0 },
+            filter_is_its_own: false,
         };
         if let Some(pooling) = self.poolings.get(&index) {
             step.op = pooling.op.clone().into();

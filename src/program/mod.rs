@@ -36,6 +36,13 @@ pub trait Target {
     /// How many float32 numbers of scratch memory a step needs while it runs there. `inputs` and `outputs` are the shapes
     /// of its operands and results.
     fn workspace(&self, step: &Step, inputs: &[Shape], outputs: &[Shape]) -> usize;
+
+    /// How many float32 numbers the filter of a step with [`Step::filter_is_its_own`] occupies there; not
+    /// [`Target::storage`] where the device keeps it in a form of its own.
+    fn filter_storage(&self, step: &Step, inputs: &[Shape]) -> usize {
+        let _ = step;
+        self.storage(inputs[1])
+    }
 }
 
 /// One operator, ready to be bound to memory.
@@ -53,6 +60,16 @@ pub struct Step {
     pub outputs: Vec<ValueId>,
     /// Scratch memory, used by no other step's values meanwhile.
     pub workspace: Span,
+    /// Of a convolution: whether nobody but convolutions like it, on maps of the same shape, reads its filter, and no run of
+    /// a program that replaces states changes it. The device may then keep the filter in whatever form such steps like.
+    pub filter_is_its_own: bool,
+}
+
+impl Step {
+    /// The filter of [`Step::filter_is_its_own`].
+    pub fn own_filter(&self) -> Option<ValueId> {
+        self.filter_is_its_own.then(|| self.inputs[1])
+    }
 }
 
 /// A graph lowered for one device.
@@ -77,6 +94,7 @@ impl Program {
     pub fn lower(graph: &Graph, outputs: &[ValueId], target: &dyn Target, placement: Placement) -> Result<Program> {
         let mut steps = fuse::fuse(graph, outputs, target);
         check_order(graph, &steps)?;
+        find_own_filters(graph, outputs, &mut steps);
         let plan = arena::plan(graph, outputs, &mut steps, target, placement)?;
         Ok(Program {
             values: graph.values().to_vec(),
@@ -197,6 +215,24 @@ impl Program {
         let operands = step.inputs.len() - step.epilogue.inputs();
         step.op.operator().flops(&shapes(&step.inputs[..operands]), &shapes(&step.outputs))
     }
+}
+
+/// Marks the convolutions that may keep their filters as they like.
+fn find_own_filters(graph: &Graph, outputs: &[ValueId], steps: &mut [Step]) {
+    if !graph.updates().is_empty() {
+        return;
+    }
+    let alike = |a: &Step, b: &Step| a.op == b.op && graph.shape(a.inputs[0]) == graph.shape(b.inputs[0]);
+    let own = |step: &Step| {
+        let Op::Conv(_) = step.op else { return false };
+        let filter = step.inputs[1];
+        let given = !matches!(graph.value(filter).source, Source::Node(_)) && !outputs.contains(&filter);
+        let reads = |other: &Step| other.inputs.iter().filter(|&&id| id == filter).count();
+        let readers = steps.iter().map(|other| (reads(other), other)).filter(|(reads, _)| *reads > 0);
+        given && readers.into_iter().all(|(reads, other)| reads == 1 && alike(step, other) && other.inputs[1] == filter)
+    };
+    let marks: Vec<bool> = steps.iter().map(own).collect();
+    steps.iter_mut().zip(marks).for_each(|(step, mark)| step.filter_is_its_own = mark);
 }
 
 /// Every step's operands must come from earlier steps, whatever fusion has moved.

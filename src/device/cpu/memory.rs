@@ -11,9 +11,14 @@ use std::ptr::NonNull;
 /// A block of zeroed float32 numbers, aligned to a cache line.
 #[derive(Debug)]
 pub(super) struct Arena {
-    start: NonNull<f32>,
+    allocation: NonNull<u8>,
     layout: Layout,
+    start: NonNull<f32>,
+    len: usize,
 }
+
+/// Bytes of a cache line.
+const LINE: usize = 64;
 
 // SAFETY: the arena owns its memory; access is governed by the borrow of the session that owns the arena.
 unsafe impl Send for Arena {}
@@ -22,17 +27,21 @@ unsafe impl Sync for Arena {}
 impl Arena {
     pub fn new(len: usize) -> Result<Arena> {
         let refused = || Error::Device(format!("out of memory: the program's arena needs {} MB", len / 250_000));
-        let bytes = len.max(1).checked_mul(size_of::<f32>()).ok_or_else(refused)?;
-        let layout = Layout::from_size_align(bytes, 64).map_err(|_| refused())?;
+        let bytes = len.checked_mul(size_of::<f32>()).and_then(|bytes| bytes.checked_add(LINE)).ok_or_else(refused)?;
+        // Asked to align to more than it does anyway, the allocator would write the zeros itself, and so take all memory at
+        // once in place of what is used, when it is used.
+        let layout = Layout::from_size_align(bytes, align_of::<f32>()).map_err(|_| refused())?;
         // SAFETY: the layout has a size above 0.
-        let start = unsafe { std::alloc::alloc_zeroed(layout) };
-        Ok(Arena { start: NonNull::new(start.cast()).ok_or_else(refused)?, layout })
+        let allocation = NonNull::new(unsafe { std::alloc::alloc_zeroed(layout) }).ok_or_else(refused)?;
+        let before_line = allocation.as_ptr().align_offset(LINE);
+        // SAFETY: an allocation begins less than a line before the next line, and is a line longer than the numbers.
+        let start = unsafe { allocation.add(before_line) }.cast();
+        Ok(Arena { allocation, layout, start, len })
     }
 
     /// The numbers of a span.
     pub fn region(&self, span: Span) -> Region {
-        let len = self.layout.size() / size_of::<f32>();
-        assert!(span.offset <= len && span.len <= len - span.offset, "span outside the arena");
+        assert!(span.offset <= self.len && span.len <= self.len - span.offset, "span outside the arena");
         // SAFETY: just checked to lie within the allocation.
         Region { start: unsafe { self.start.as_ptr().add(span.offset) }, len: span.len }
     }
@@ -41,7 +50,7 @@ impl Arena {
 impl Drop for Arena {
     fn drop(&mut self) {
         // SAFETY: allocated in `new` with this layout.
-        unsafe { std::alloc::dealloc(self.start.as_ptr().cast(), self.layout) }
+        unsafe { std::alloc::dealloc(self.allocation.as_ptr(), self.layout) }
     }
 }
 

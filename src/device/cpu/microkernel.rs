@@ -149,6 +149,23 @@ impl MicroKernels {
     /// has the instruction set.
     pub unsafe fn accumulate(
         &self,
+        size: (usize, usize, usize),
+        products: (*mut f32, usize),
+        left: Operand,
+        right: Operand,
+    ) {
+        // SAFETY: the caller's promise.
+        unsafe { self.multiply(true, size, products, left, right) }
+    }
+
+    /// As [`MicroKernels::accumulate`]; unless `adds`, the sums take the place of what `products` holds, which may be
+    /// anything.
+    ///
+    /// # Safety
+    /// As [`MicroKernels::accumulate`].
+    pub unsafe fn multiply(
+        &self,
+        adds: bool,
         (lanes, columns, terms): (usize, usize, usize),
         (products, products_column): (*mut f32, usize),
         left: Operand,
@@ -178,7 +195,7 @@ impl MicroKernels {
                         right.column as isize,
                         1.0,
                         1.0,
-                        1,
+                        u8::from(adds),
                         false,
                         false,
                         false,

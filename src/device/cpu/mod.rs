@@ -11,7 +11,9 @@ mod elementwise;
 mod layout;
 mod memory;
 mod microkernel;
+mod narrow;
 mod ops;
+mod winograd;
 
 pub use microkernel::InstructionSet;
 
@@ -24,8 +26,10 @@ use crate::program::{Epilogue, Program, Span, Step, Target};
 use memory::Arena;
 use microkernel::MicroKernels;
 use rayon::{ThreadPool, ThreadPoolBuilder};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use winograd::Tile;
 
 /// The processor, as a device.
 #[derive(Debug, Clone)]
@@ -79,7 +83,11 @@ impl Target for CpuDevice {
     }
 
     fn workspace(&self, step: &Step, inputs: &[Shape], _outputs: &[Shape]) -> usize {
-        ops::workspace(&step.op, inputs)
+        ops::workspace(step, inputs, self.threads())
+    }
+
+    fn filter_storage(&self, step: &Step, inputs: &[Shape]) -> usize {
+        ops::tile(step, inputs).map_or_else(|| self.storage(inputs[1]), |tile| tile.filter_len(inputs[1]))
     }
 }
 
@@ -127,6 +135,18 @@ pub fn last_level_cache() -> Option<usize> {
 /// One step bound to its memory.
 type Routine = Box<dyn Fn() + Send + Sync>;
 
+/// The filters that a program keeps transformed, and how. Whoever lowered it for a device that only lends this one's
+/// arithmetic may have planned no room for that; then they are kept as they are.
+fn transformed_filters(program: &Program) -> HashMap<ValueId, Tile> {
+    let transformed = |step: &Step| {
+        let (filter, shapes) = (step.own_filter()?, step.inputs.iter().map(|&id| program.value(id).shape));
+        let shapes: Vec<Shape> = shapes.collect();
+        let tile = ops::tile(step, &shapes)?;
+        (program.span(filter)?.len == tile.filter_len(shapes[1])).then_some((filter, tile))
+    };
+    program.steps().iter().filter_map(transformed).collect()
+}
+
 /// A program bound to an arena.
 struct CpuSession {
     program: Program,
@@ -135,12 +155,16 @@ struct CpuSession {
     routines: Vec<Routine>,
     arena: Arena,
     isolation: Option<Isolation>,
+    /// The filters that are kept transformed.
+    tiles: HashMap<ValueId, Tile>,
 }
 
 impl CpuSession {
     fn new(device: &CpuDevice, program: Program) -> Result<CpuSession> {
         let arena = Arena::new(program.arena_len())?;
         let kernels = MicroKernels::new(device.set);
+        let tiles = transformed_filters(&program);
+        let threads = device.threads();
         let routines = program
             .steps()
             .iter()
@@ -158,11 +182,13 @@ impl CpuSession {
                     outputs: regions(&step.outputs),
                     workspace: arena.region(step.workspace),
                     kernels,
+                    threads,
+                    tile: step.own_filter().and_then(|filter| tiles.get(&filter).copied()),
                 })
             })
             .collect();
         let isolation = Isolation::of(&program);
-        Ok(CpuSession { program, pool: device.pool.clone(), routines, arena, isolation })
+        Ok(CpuSession { program, pool: device.pool.clone(), routines, arena, isolation, tiles })
     }
 
     /// Runs all steps; `done` hears of each with the time it took.
@@ -214,10 +240,19 @@ impl Session for CpuSession {
         &self.program
     }
 
+    fn error_bound(&self, step: usize) -> Option<f64> {
+        let filter = self.program.steps().get(step)?.own_filter()?;
+        self.tiles.get(&filter)?.error_bound(self.program.value(filter).shape)
+    }
+
     fn write(&mut self, value: ValueId, data: &[f32]) -> Result<()> {
         let (shape, region) = self.memory(value, data.len())?;
         if matches!(self.program.value(value).source, Source::Node(_)) {
             return Err(Error::Request(format!("{} is computed, not given", self.program.value(value).name)));
+        }
+        if let Some(tile) = self.tiles.get(&value) {
+            self.pool.install(|| tile.write_filter(shape, data, region));
+            return Ok(());
         }
         // SAFETY: `&mut self`: no routine is running.
         layout::pack(shape, data, unsafe { region.slice_mut(0, region.len()) });
@@ -240,6 +275,12 @@ impl Session for CpuSession {
         let (shape, region) = self.memory(value, data.len())?;
         if !self.program.is_readable(value) {
             return Err(Error::Request(format!("{} is not an output of the program", self.program.value(value).name)));
+        }
+        if self.tiles.contains_key(&value) {
+            let name = &self.program.value(value).name;
+            return Err(Error::Request(format!(
+                "{name} is kept transformed, for fewer multiplications; read it where it came from"
+            )));
         }
         // SAFETY: routines run only under `&mut self`.
         layout::unpack(shape, unsafe { region.all() }, data);

@@ -18,9 +18,10 @@ mod temporal_conv;
 use super::Routine;
 use super::memory::Region;
 use super::microkernel::MicroKernels;
+use super::winograd::Tile;
 use crate::graph::Shape;
 use crate::ops::Op;
-use crate::program::{Epilogue, Residual};
+use crate::program::{Epilogue, Residual, Step};
 
 /// A step's operator with the memory of its operands.
 #[derive(Debug)]
@@ -34,6 +35,9 @@ pub(super) struct Binding<'a> {
     pub outputs: Vec<Region>,
     pub workspace: Region,
     pub kernels: MicroKernels,
+    pub threads: usize,
+    /// How the filter has been transformed, of a convolution whose filter has.
+    pub tile: Option<Tile>,
 }
 
 impl Binding<'_> {
@@ -54,9 +58,18 @@ pub(super) fn folds(op: &Op, epilogue: &Epilogue) -> bool {
     residual_fits && norm.is_none() && !sigmoid && statistics.is_none()
 }
 
-/// Numbers of scratch memory an operator needs.
-pub(super) fn workspace(op: &Op, inputs: &[Shape]) -> usize {
-    match op {
+/// By what tiles a step is computed, if by any.
+pub(super) fn tile(step: &Step, inputs: &[Shape]) -> Option<Tile> {
+    match &step.op {
+        Op::Conv(conv) if step.filter_is_its_own => Tile::of(conv, inputs[0], inputs[1]),
+        _ => None,
+    }
+}
+
+/// Numbers of scratch memory a step needs.
+pub(super) fn workspace(step: &Step, inputs: &[Shape], threads: usize) -> usize {
+    match &step.op {
+        Op::Conv(conv) => conv::workspace(tile(step, inputs), conv, inputs, threads),
         Op::ConvInputGrad(_) | Op::TransposedConv(_) => conv::flipped_filter_len(inputs[1]),
         Op::ConvFilterGrad(grad) => conv::filter_grad_workspace(grad, inputs),
         Op::TemporalConvFilterGrad(_) => temporal_conv::filter_grad_workspace(inputs),
