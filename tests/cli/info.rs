@@ -93,10 +93,11 @@ fn the_launches_of_a_frame_and_their_occupancy_are_known() {
     }
     assert!(lines[lines.len() - 1].starts_with("73.53 GMAC, 147.88 GFLOP, 1136.3 MB moved at least"), "{lines:?}");
     let float16 = launches(&["--precision", "float16"]).unwrap();
-    assert_eq!(float16.1, format!("{} launches", rows.len()));
+    // And two conversions to float16: what lies beyond its range is float32.
+    assert_eq!(float16.1, format!("{} launches", rows.len() + 2));
     // The large maps are cut into patches, and are half as large.
     assert!(float16.0.iter().any(|row| row.contains(" conv_patches_float16_128x64_to_float16 ")), "{:?}", float16.0);
-    assert!(float16.0[float16.0.len() - 1].contains(" 573.5 MB moved at least"), "{:?}", float16.0);
+    assert!(float16.0[float16.0.len() - 1].contains(" 587.7 MB moved at least"), "{:?}", float16.0);
 }
 
 /// A launch for each convolution with all that follows it, and for the pool, the multi-kernel pooling and a ReLU. Five more
