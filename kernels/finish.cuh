@@ -10,12 +10,12 @@ struct Finish {
     /// Scale and shift of an instance norm, which comes first; null where there is none.
     const float* gamma;
     const float* beta;
-    /// What is added, laid out as the result; null where nothing is.
+    /// What is added, laid out as the result and, but on tensor cores, of the same kind of numbers; null where nothing is.
     const void* residual;
     int activation;
     /// Lanes that are no padding.
     int channels;
-    /// Whether the residual is float16, else it is float32. That of a float16 result always is.
+    /// On tensor cores: whether the residual is float16, else it is float32. That of a float16 result always is.
     int residual_is_half;
     int unused;
 
@@ -39,20 +39,16 @@ __device__ __forceinline__ float4 rectified(float4 x, float floor) {
 /// 1 / (1 + exp(-x)), or 0 for a number that is padding.
 __device__ __forceinline__ float sigmoid(float x, bool exists) { return exists ? 1.0f / (1.0f + expf(-x)) : 0.0f; }
 
-/// Four numbers of the residual, of a result of `Number`s.
-template <class Number>
-__device__ __forceinline__ float4 residual_of(const Finish& finish, int at) {
-    if (sizeof(Number) == 2 || finish.residual_is_half != 0) return four(static_cast<const Float16*>(finish.residual) + at);
-    return four(static_cast<const float*>(finish.residual) + at);
-}
-
-/// Four numbers, of the lanes from `lane` on, with their residuals and activation. They lie at `at` in maps of `Number`s.
-template <class Number>
+/// Four numbers, of the lanes from `lane` on, with their residuals and activation. They lie at `at` in maps of `Number`s, and
+/// so do their residuals unless they `MAY_DIFFER`.
+template <class Number, bool MAY_DIFFER = false>
 __device__ __forceinline__ float4 finished(float4 x, const Finish& finish, int at, int lane) {
     float none = __uint_as_float(0xff800000u);
     x = rectified(x, finish.activation == RELU_THEN_RESIDUAL ? 0.0f : none);
     if (finish.residual != nullptr) {
-        float4 other = residual_of<Number>(finish, at);
+        bool is_half = MAY_DIFFER && sizeof(Number) == 4 && finish.residual_is_half != 0;
+        float4 other = is_half ? four(static_cast<const Float16*>(finish.residual) + at)
+                               : four(static_cast<const Number*>(finish.residual) + at);
         x = make_float4(x.x + other.x, x.y + other.y, x.z + other.z, x.w + other.w);
     }
     if (finish.activation != SIGMOID) return rectified(x, finish.activation == RELU ? 0.0f : none);

@@ -282,7 +282,7 @@ struct TileInMaps {
                 numbers = make_float4(numbers.x + more.x, numbers.y + more.y, numbers.z + more.z, numbers.w + more.w);
             }
             if (finish.has_norm()) numbers = norm.of(numbers);
-            numbers = finished<Number>(numbers, finish, at, lane);
+            numbers = finished<Number, true>(numbers, finish, at, lane);
             put(maps + at, numbers);
             if (keeps) quad = numbers;
         });

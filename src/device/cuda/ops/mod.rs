@@ -150,7 +150,7 @@ pub(super) fn kept(step: &Step, input: Option<usize>, precision: Precision) -> K
     match step.op {
         Op::Conv(_) | Op::TransposedConv(_) if !precision.is_half() => {
             let is_residual = step.epilogue.residual.is_some() && input == Some(step.inputs.len() - 1);
-            if is_residual { Kept::Either } else { Kept::Float32 }
+            if is_residual && precision != Precision::Float32 { Kept::Either } else { Kept::Float32 }
         }
         Op::Conv(_) | Op::ConvInputGrad(_) | Op::TransposedConv(_) if input == Some(0) => Kept::Either,
         Op::ConvFilterGrad(_) => Kept::Either,
