@@ -327,6 +327,42 @@ fn what_convolutions_make_one_after_the_other_may_be_beyond_float16() {
     assert!(kept[1..].iter().all(|&kept| kept == Precision::Float32), "{kept:?}");
 }
 
+/// Maps of a program that computes gradients without replacing its filters may be kept in 16 bits, but gradients multiply wider
+/// numbers.
+#[cfg(feature = "emulator")]
+#[test]
+fn gradients_beside_maps_of_16_bits_are_right() {
+    use coronet::device::cuda::{CudaDevice, EmulatedDriver, Schedule};
+    let mut graph = Graph::new();
+    let (x, mask) = (graph.input("x", Shape::maps(1, 16, 12, 12)), graph.input("mask", Shape::maps(1, 1, 12, 12)));
+    let filter = |outputs: usize| Shape::Filter { outputs, inputs: 16, height: 3, width: 3 };
+    let [first, second, last] =
+        [("first", 16), ("second", 16), ("last", 1)].map(|(name, outputs)| graph.state(name, filter(outputs)));
+    let [gamma, beta] = ["gamma", "beta"].map(|name| graph.state(name, Shape::Channels { channels: 16 }));
+    let y = graph.conv("conv1", x, first, None, Conv::same(3)).unwrap();
+    let y = graph.instance_norm("norm", y, gamma, beta).unwrap();
+    let y = graph.conv("conv2", y, second, None, Conv::same(3)).unwrap();
+    let y = graph.conv("conv3", y, last, None, Conv::same(3)).unwrap();
+    let y = graph.sigmoid("probability", y).unwrap();
+    let loss = graph.soft_dice("loss", y, mask).unwrap();
+    let gradient = graph.differentiate(loss, &[second]).unwrap()[0];
+    let run = |device: &dyn Device| {
+        let program = Program::lower(&graph, &[gradient], device, Placement::Shared).unwrap();
+        let mut session = device.load(program).unwrap();
+        for (seed, id) in [x, mask, first, second, last, gamma, beta].into_iter().enumerate() {
+            let len = graph.shape(id).elements() as u32;
+            let numbers: Vec<f32> = (0..len).map(|i| 0.2 * (i as f32 * 0.7 + seed as f32).sin()).collect();
+            session.write(id, &numbers).unwrap();
+        }
+        session.run().unwrap();
+        session.read(gradient).unwrap().into_data()
+    };
+    let exact: Vec<f64> = run(&CpuDevice::new(Some(1)).unwrap()).into_iter().map(f64::from).collect();
+    let half = CudaDevice::new(EmulatedDriver::new(Schedule::ALL[0])).with_precision(Precision::Float16).unwrap();
+    let error = relative_l2(&run(&*half), &exact);
+    assert!(error < 5e-3, "{error}");
+}
+
 #[test]
 fn no_two_values_alive_together_share_memory() {
     for (objective, optimizer, states) in TRAINING {

@@ -148,7 +148,7 @@ pub(super) enum Kept {
 /// if it has any, are those of a `precision`.
 pub(super) fn kept(step: &Step, input: Option<usize>, precision: Precision) -> Kept {
     match step.op {
-        Op::Conv(_) | Op::TransposedConv(_) if !precision.is_half() => {
+        _ if is_product(&step.op) && !precision.is_half() => {
             let is_residual = step.epilogue.residual.is_some() && input == Some(step.inputs.len() - 1);
             if is_residual && precision != Precision::Float32 { Kept::Either } else { Kept::Float32 }
         }
