@@ -68,10 +68,15 @@ fn conv_bits(case: &Case, threads: usize) -> Vec<u32> {
 
 #[test]
 fn convolutions_have_the_same_bits_however_many_threads_share_the_work() {
-    // Fewer tiles than threads, so that panels are shared out; many blocks of tiles; taps side by side.
-    for (channels, outputs, height, width, dilation) in
-        [(16, 200, 6, 5, 1), (64, 72, 14, 13, 1), (24, 40, 61, 50, 1), (40, 64, 17, 14, 3), (40, 1, 50, 20, 1)]
-    {
+    // Fewer tiles than threads, so that panels are shared out; many blocks of tiles; rows.
+    for (channels, outputs, height, width, dilation) in [
+        (16, 200, 6, 5, 1),
+        (64, 72, 14, 13, 1),
+        (24, 40, 61, 50, 1),
+        (40, 64, 17, 14, 3),
+        (40, 1, 50, 20, 1),
+        (6, 10, 70, 33, 1),
+    ] {
         let conv = Conv { stride: 1, padding: dilation, dilation };
         let w = Shape::Filter { outputs, inputs: channels, height: 3, width: 3 };
         let case = Case::new(conv, &[Shape::maps(1, channels, height, width), w], Data::Normal(0.0));
@@ -83,17 +88,26 @@ fn convolutions_have_the_same_bits_however_many_threads_share_the_work() {
 }
 
 #[test]
-fn tiles_and_taps_side_by_side_agree_with_the_reference_whatever_the_padding_and_the_kernel() {
+fn convolutions_by_tiles_and_by_rows_agree_with_the_reference_whatever_the_padding_and_the_kernel() {
     // (batch, channels in, channels out, height, width, kernel, padding, dilation)
     let table = [
+        // By tiles.
         (1, 16, 16, 17, 12, (3, 3), 0, 1),
         (2, 16, 24, 13, 14, (3, 3), 2, 1),
         (1, 16, 32, 30, 31, (3, 3), 1, 2),
+        // By rows: one output, groups of outputs; rows of less than a vector, of some, of several blocks of vectors.
         (1, 9, 1, 18, 7, (3, 3), 0, 1),
         (1, 16, 1, 6, 35, (3, 3), 2, 1),
+        (1, 64, 1, 5, 131, (3, 3), 1, 1),
         (1, 16, 2, 20, 7, (2, 4), 1, 1),
-        (1, 16, 4, 20, 7, (2, 2), 1, 1),
+        (2, 16, 4, 40, 9, (2, 2), 1, 1),
         (1, 16, 1, 20, 7, (2, 5), 1, 1),
+        (1, 1, 16, 9, 49, (3, 3), 1, 1),
+        (3, 3, 5, 33, 48, (7, 7), 3, 1),
+        (1, 8, 8, 19, 100, (3, 3), 1, 1),
+        (1, 4, 12, 17, 17, (1, 5), 2, 1),
+        (1, 11, 9, 3, 1, (3, 3), 1, 1),
+        // Neither.
         (1, 16, 1, 20, 7, (4, 4), 3, 2),
     ];
     for set in InstructionSet::available() {

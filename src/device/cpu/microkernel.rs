@@ -4,6 +4,7 @@
 //! so convolutions can read NHWC maps and blocked filters where they lie, with nothing packed and nothing allocated.
 
 use gemm_f32::microkernel as gemm;
+use pulp::{Simd, WithSimd};
 
 type Kernel = unsafe fn(
     usize,
@@ -67,6 +68,25 @@ impl InstructionSet {
         sets
     }
 
+    /// Runs an operation with vectors of these instructions.
+    pub(super) fn dispatch<W: WithSimd>(self, operation: W) -> W::Output {
+        #[cfg(target_arch = "x86_64")]
+        {
+            let (v4, v3) = (pulp::x86::V4::try_new(), pulp::x86::V3::try_new());
+            match (self, v4, v3) {
+                (InstructionSet::Avx512, Some(simd), _) => return Simd::vectorize(simd, operation),
+                (InstructionSet::Avx512 | InstructionSet::Avx2, _, Some(simd)) => {
+                    return Simd::vectorize(simd, operation);
+                }
+                _ => {}
+            }
+        }
+        match self {
+            InstructionSet::Neon => pulp::Arch::new().dispatch(operation),
+            _ => Simd::vectorize(pulp::Scalar256b, operation),
+        }
+    }
+
     /// The name people use.
     pub fn name(self) -> &'static str {
         match self {
@@ -124,6 +144,7 @@ pub(super) struct Operand {
 /// `products += left^T right` in registers.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct MicroKernels {
+    pub set: InstructionSet,
     tiles: &'static [Tile],
 }
 
@@ -138,7 +159,7 @@ impl MicroKernels {
             InstructionSet::Neon => &tiles::OF_NEON,
             _ => &tiles::PORTABLE,
         };
-        MicroKernels { tiles }
+        MicroKernels { set, tiles }
     }
 
     /// `products[j][i] += sum over k < terms of left[k][i] right[k][j]` for `i < lanes`, `j < columns`, where lanes are

@@ -11,8 +11,8 @@ mod elementwise;
 mod layout;
 mod memory;
 mod microkernel;
-mod narrow;
 mod ops;
+mod stencil;
 mod winograd;
 
 pub use microkernel::InstructionSet;

@@ -4,7 +4,7 @@ use super::super::correlate::{Axis, Correlation, SourceLayout};
 use super::super::correlate_filters::FilterCorrelation;
 use super::super::layout::{Panel, padded, panels, storage};
 use super::super::memory::Region;
-use super::super::narrow::{self, Narrow};
+use super::super::stencil::{self, Stencil};
 use super::super::winograd::{self, Tile, Winograd};
 use super::{Binding, Routine, maps};
 use crate::graph::Shape;
@@ -23,8 +23,9 @@ pub(super) fn forward(conv: &Conv, binding: &Binding<'_>) -> Routine {
         return by_tiles(tile, conv, binding);
     }
     let shapes = (binding.input_shapes[0], binding.input_shapes[1]);
-    if let Some(narrow) = Narrow::new(conv, shapes, binding.epilogue.relu, binding.threads) {
-        return with_taps_as_lanes(narrow, binding);
+    let relu = binding.epilogue.relu;
+    if let Some(stencil) = Stencil::of_maps(conv, shapes, relu, binding.threads) {
+        return by_rows(stencil, binding);
     }
     let (batch, channels, height, width) = maps(binding.input_shapes[0]);
     let (outputs, _, kernel_height, kernel_width) = filter(binding.input_shapes[1]);
@@ -44,24 +45,31 @@ fn by_tiles(tile: Tile, conv: &Conv, binding: &Binding<'_>) -> Routine {
     Box::new(move || winograd.run(x, w, bias, y, workspace))
 }
 
-fn with_taps_as_lanes(narrow: Narrow, binding: &Binding<'_>) -> Routine {
-    let memory = narrow::Memory {
+/// Whether a convolution has the pixels of a row as lanes.
+pub(super) fn is_by_rows(conv: &Conv, inputs: &[Shape]) -> bool {
+    Stencil::of_maps(conv, (inputs[0], inputs[1]), false, 1).is_some()
+}
+
+/// A convolution that has the pixels of a row as lanes.
+pub(super) fn by_rows(stencil: Stencil, binding: &Binding<'_>) -> Routine {
+    let memory = stencil::Memory {
         source: binding.inputs[0],
         filter: binding.inputs[1],
         bias: binding.inputs.get(2).copied(),
         target: binding.outputs[0],
         workspace: binding.workspace,
     };
-    let kernels = binding.kernels;
-    Box::new(move || narrow.run(kernels, memory))
+    let set = binding.kernels.set;
+    Box::new(move || stencil.run(set, memory))
 }
 
 /// Numbers of scratch memory of a convolution, with its filter transformed for tiles or as it is.
 pub(super) fn workspace(tile: Option<Tile>, conv: &Conv, inputs: &[Shape], threads: usize) -> usize {
-    match tile {
-        Some(tile) => winograd::workspace(tile, conv, inputs[0], inputs[1], threads),
-        None => Narrow::new(conv, (inputs[0], inputs[1]), false, threads).map_or(0, |narrow| narrow.workspace()),
+    let shapes = (inputs[0], inputs[1]);
+    if let Some(tile) = tile {
+        return winograd::workspace(tile, conv, shapes.0, shapes.1, threads);
     }
+    Stencil::of_maps(conv, shapes, false, threads).map_or(0, |stencil| stencil.workspace())
 }
 
 pub(super) fn input_grad(grad: &ConvInputGrad, binding: &Binding<'_>) -> Routine {

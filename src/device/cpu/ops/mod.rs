@@ -61,7 +61,9 @@ pub(super) fn folds(op: &Op, epilogue: &Epilogue) -> bool {
 /// By what tiles a step is computed, if by any.
 pub(super) fn tile(step: &Step, inputs: &[Shape]) -> Option<Tile> {
     match &step.op {
-        Op::Conv(conv) if step.filter_is_its_own => Tile::of(conv, inputs[0], inputs[1]),
+        Op::Conv(conv) if step.filter_is_its_own && !conv::is_by_rows(conv, inputs) => {
+            Tile::of(conv, inputs[0], inputs[1])
+        }
         _ => None,
     }
 }
@@ -72,6 +74,7 @@ pub(super) fn workspace(step: &Step, inputs: &[Shape], threads: usize) -> usize 
         Op::Conv(conv) => conv::workspace(tile(step, inputs), conv, inputs, threads),
         Op::ConvInputGrad(_) | Op::TransposedConv(_) => conv::flipped_filter_len(inputs[1]),
         Op::ConvFilterGrad(grad) => conv::filter_grad_workspace(grad, inputs),
+        Op::TemporalConv(_) => temporal_conv::workspace(inputs, threads),
         Op::TemporalConvFilterGrad(_) => temporal_conv::filter_grad_workspace(inputs),
         Op::InstanceNorm(_) => instance_norm::workspace(inputs[0]),
         Op::InstanceNormGrad(_) => instance_norm::grad_workspace(inputs[0]),

@@ -1,8 +1,9 @@
 //! Temporal convolution and its gradients on the CPU. Windows are planar, so each plane is a map with one channel.
 
-use super::super::correlate::{Axis, Correlation, SourceLayout};
 use super::super::correlate_filters::FilterCorrelation;
 use super::super::layout::{padded, panels};
+use super::super::stencil::Stencil;
+use super::conv::by_rows;
 use super::{Binding, Routine, maps};
 use crate::graph::Shape;
 use crate::ops::Conv;
@@ -17,15 +18,19 @@ fn window(shape: Shape) -> (usize, usize, usize, usize) {
     }
 }
 
+pub(super) fn workspace(inputs: &[Shape], threads: usize) -> usize {
+    stencil(inputs, false, threads).workspace()
+}
+
+fn stencil(inputs: &[Shape], relu: bool, threads: usize) -> Stencil {
+    let Shape::TemporalFilter { outputs, .. } = inputs[1] else {
+        unreachable!("the graph admits temporal filters only here, not {}", inputs[1])
+    };
+    Stencil::of_window(inputs[0], outputs, relu, threads)
+}
+
 pub(super) fn forward(binding: &Binding<'_>) -> Routine {
-    let (batch, planes, height, width) = window(binding.input_shapes[0]);
-    let (_, outputs, _, _) = maps(binding.output_shapes[0]);
-    let conv = Conv::same(KERNEL);
-    let axes = (Axis::forward(&conv, KERNEL, height, height), Axis::forward(&conv, KERNEL, width, width));
-    let layout = SourceLayout { planes, depth: 1 };
-    let correlation = Correlation::new(binding.kernels, batch, layout, outputs, axes, binding.epilogue);
-    let (x, w, bias, y) = (binding.inputs[0], binding.inputs[1], binding.inputs.get(2).copied(), binding.outputs[0]);
-    Box::new(move || correlation.run(x, w, bias, y))
+    by_rows(stencil(&binding.input_shapes, binding.epilogue.relu, binding.threads), binding)
 }
 
 fn filter_correlation(inputs: &[Shape]) -> FilterCorrelation {
