@@ -4,6 +4,8 @@
 //! allocated while a program runs, and results have the same bits from run to run whatever the number of threads:
 //! every sum is divided and ordered by shapes alone.
 
+#[allow(dead_code)]
+mod bfloat;
 mod ceilings;
 mod correlate;
 mod correlate_filters;

@@ -1,0 +1,134 @@
+//! Small matrix products of bfloat16 with sums in float32: what [`super::microkernel`] is to float32.
+//!
+//! The left operand lies in pairs of terms, lane after lane, as the instructions of all sets take it. The right operand
+//! lies as maps do, the terms of a column one after another, so convolutions read packed maps where they are: one run of
+//! terms for each tap, and all runs are summed before anything is written.
+
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+mod amx;
+#[cfg(all(test, target_arch = "x86_64", target_os = "linux"))]
+mod amx_emulation;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod portable;
+#[cfg(test)]
+mod tests;
+
+use half::bf16;
+
+/// The instructions that products of bfloat16 use. All sum in float32, each in an order of its own, so sums differ in
+/// their last bits from set to set. The processors' instructions take denormal numbers for zero and never give any;
+/// the portable set computes with them. Rounding to bfloat16 gives the same bits everywhere.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BfloatSet {
+    /// x86-64 with the tiles of AMX-BF16, on Linux.
+    Amx,
+    /// x86-64 with AVX-512 BF16.
+    Avx512,
+    /// Any processor: float32 arithmetic on the same numbers.
+    Portable,
+}
+
+impl BfloatSet {
+    /// Those that this processor has and the system lets it use, best first.
+    pub fn available() -> Vec<BfloatSet> {
+        let mut sets = Vec::new();
+        #[cfg(target_arch = "x86_64")]
+        if avx512::is_available() {
+            // Whoever multiplies with AMX rounds with AVX-512; no processor has the one without the other.
+            #[cfg(target_os = "linux")]
+            if amx::is_available() {
+                sets.push(BfloatSet::Amx);
+            }
+            sets.push(BfloatSet::Avx512);
+        }
+        sets.push(BfloatSet::Portable);
+        sets
+    }
+
+    /// The name people use.
+    pub fn name(self) -> &'static str {
+        match self {
+            BfloatSet::Amx => "AMX-BF16",
+            BfloatSet::Avx512 => "AVX-512 BF16",
+            BfloatSet::Portable => "portable bfloat16",
+        }
+    }
+}
+
+/// Columns that the operands' memory comes in multiples of: the rows of a tile.
+pub(super) const COLUMNS: usize = 16;
+
+/// One run of `depth` terms of a sum: where it starts in either operand, in numbers.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Run {
+    pub left: usize,
+    pub right: usize,
+}
+
+/// Numbers that a pixel of `channels` takes in packed maps: whole rows of a tile, or half a row where that is enough.
+pub(super) fn depth(channels: usize) -> usize {
+    if channels <= 16 { 16 } else { channels.next_multiple_of(32) }
+}
+
+/// `sums = left^T right`, and the rounding of what they multiply.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct BfloatKernels {
+    set: BfloatSet,
+}
+
+impl BfloatKernels {
+    pub fn new(set: BfloatSet) -> BfloatKernels {
+        BfloatKernels { set }
+    }
+
+    /// `sums[j * lanes + i] = sum over runs, sum over k < depth of
+    /// left[run.left + (k / 2) * lanes * 2 + i * 2 + k % 2] * right[run.right + j * column + k]`
+    /// for `i < lanes`, `j < columns`. What `sums` holds may be anything, and is anything behind the columns.
+    ///
+    /// # Safety
+    /// `lanes` is 16, 32, 48 or 64, and `depth` is one that [`depth`] gives. For `columns` rounded up to a multiple of
+    /// [`COLUMNS`], all elements of `left` and `right` are readable, `sums` is writable, and nobody else touches it
+    /// meanwhile. The processor has the instruction set.
+    pub unsafe fn sums(
+        &self,
+        size: (usize, usize, usize),
+        runs: &[Run],
+        left: *const bf16,
+        right: (*const bf16, usize),
+        sums: *mut f32,
+    ) {
+        let (lanes, _, depth) = size;
+        debug_assert!(matches!(lanes, 16 | 32 | 48 | 64), "{lanes} lanes");
+        debug_assert!(depth == self::depth(depth), "runs of {depth}");
+        // SAFETY: the caller's promise.
+        unsafe {
+            match self.set {
+                #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+                BfloatSet::Amx => amx::sums(size, runs, left, right, sums),
+                #[cfg(target_arch = "x86_64")]
+                BfloatSet::Avx512 => avx512::sums(size, runs, left, right, sums),
+                _ => portable::sums(size, runs, left, right, sums),
+            }
+        }
+    }
+
+    /// Rounds pixels of `channels` float32 to bfloat16, `depth` numbers a pixel with zeros behind the channels. Rounds
+    /// to nearest, ties to even; NaN stays NaN, quiet; denormal numbers become zeros of their sign.
+    ///
+    /// # Safety
+    /// `channels` is a multiple of 8, `depth` one of 16 and no smaller. `pixels * channels` numbers are readable from
+    /// `from`, `pixels * depth` writable at `to`, and nobody else touches those meanwhile. The processor has the
+    /// instruction set.
+    pub unsafe fn pack(&self, from: *const f32, channels: usize, to: *mut bf16, depth: usize, pixels: usize) {
+        debug_assert!(channels.is_multiple_of(8) && channels <= depth && depth.is_multiple_of(16));
+        // SAFETY: the caller's promise.
+        unsafe {
+            match self.set {
+                #[cfg(target_arch = "x86_64")]
+                BfloatSet::Amx | BfloatSet::Avx512 => avx512::pack(from, channels, to, depth, pixels),
+                _ => portable::pack(from, channels, to, depth, pixels),
+            }
+        }
+    }
+}

@@ -1,0 +1,139 @@
+//! Products of bfloat16 by AVX-512 BF16: an instruction multiplies 16 lanes' pairs of terms with one pair of a column.
+
+use super::Run;
+use core::arch::x86_64::*;
+use half::bf16;
+
+/// Lanes of a vector.
+const LANES: usize = 16;
+
+/// Whether this processor has the instructions.
+pub(super) fn is_available() -> bool {
+    std::is_x86_feature_detected!("avx512f")
+        && std::is_x86_feature_detected!("avx512bw")
+        && std::is_x86_feature_detected!("avx512bf16")
+}
+
+/// The sums of some vectors of lanes and some columns, held in registers.
+type Block = unsafe fn(usize, &[Run], *const bf16, (*const bf16, usize), *mut f32);
+
+/// Blocks of one number of vectors; `[n - 1]` works on `n` columns. At most 24 registers hold sums: the others are for
+/// the operands.
+macro_rules! blocks {
+    ($vectors:literal: $($columns:literal)*) => { [$(block::<$vectors, $columns>),*] };
+}
+static OF_16_LANES: [Block; 16] = blocks!(1: 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16);
+static OF_32_LANES: [Block; 12] = blocks!(2: 1 2 3 4 5 6 7 8 9 10 11 12);
+static OF_48_LANES: [Block; 8] = blocks!(3: 1 2 3 4 5 6 7 8);
+static OF_64_LANES: [Block; 6] = blocks!(4: 1 2 3 4 5 6);
+
+/// As [`super::BfloatKernels::sums`].
+///
+/// # Safety
+/// As there.
+pub(super) unsafe fn sums(
+    (lanes, columns, depth): (usize, usize, usize),
+    runs: &[Run],
+    left: *const bf16,
+    (right, column): (*const bf16, usize),
+    sums: *mut f32,
+) {
+    let blocks: &[Block] = match lanes / LANES {
+        1 => &OF_16_LANES,
+        2 => &OF_32_LANES,
+        3 => &OF_48_LANES,
+        4 => &OF_64_LANES,
+        _ => unreachable!("lanes come in multiples of 16 up to 64"),
+    };
+    // Blocks of one width, or nearly: a narrow one has too few sums to keep the multipliers busy.
+    let count = columns.div_ceil(blocks.len());
+    for index in 0..count {
+        let (first, end) = (columns * index / count, columns * (index + 1) / count);
+        // SAFETY: the caller's promise covers these columns.
+        unsafe {
+            let right = (right.add(first * column), column);
+            blocks[end - first - 1](depth, runs, left, right, sums.add(first * lanes));
+        }
+    }
+}
+
+/// The sums of `VECTORS` vectors of lanes and `COLUMNS` columns.
+///
+/// # Safety
+/// All elements of them are readable and writable, as in [`sums`].
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+unsafe fn block<const VECTORS: usize, const COLUMNS: usize>(
+    depth: usize,
+    runs: &[Run],
+    left: *const bf16,
+    (right, column): (*const bf16, usize),
+    sums: *mut f32,
+) {
+    let mut totals = [[_mm512_setzero_ps(); VECTORS]; COLUMNS];
+    for run in runs {
+        // SAFETY: the caller's promise.
+        let (mut left, right) = unsafe { (left.add(run.left), right.add(run.right)) };
+        for term in (0..depth).step_by(2) {
+            // SAFETY: as above; the loads need no alignment.
+            unsafe {
+                let vectors: [__m512bh; VECTORS] = std::array::from_fn(|vector| load(left.add(vector * LANES * 2)));
+                for (j, totals) in totals.iter_mut().enumerate() {
+                    let pair = broadcast(right.add(j * column + term));
+                    for (total, vector) in totals.iter_mut().zip(vectors) {
+                        *total = _mm512_dpbf16_ps(*total, vector, pair);
+                    }
+                }
+                left = left.add(VECTORS * LANES * 2);
+            }
+        }
+    }
+    for (j, totals) in totals.into_iter().enumerate() {
+        for (vector, total) in totals.into_iter().enumerate() {
+            // SAFETY: as above.
+            unsafe { _mm512_storeu_ps(sums.add((j * VECTORS + vector) * LANES), total) };
+        }
+    }
+}
+
+/// Reads the pairs of 16 lanes.
+///
+/// # Safety
+/// They are readable.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bf16")]
+unsafe fn load(from: *const bf16) -> __m512bh {
+    // SAFETY: the caller's promise; both types are 512 bits of any pattern.
+    unsafe { std::mem::transmute(_mm512_loadu_si512(from.cast())) }
+}
+
+/// Reads one pair into all lanes.
+///
+/// # Safety
+/// It is readable.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bf16")]
+unsafe fn broadcast(from: *const bf16) -> __m512bh {
+    // SAFETY: the caller's promise; both types are 512 bits of any pattern.
+    unsafe { std::mem::transmute(_mm512_set1_epi32(from.cast::<i32>().read_unaligned())) }
+}
+
+/// As [`super::BfloatKernels::pack`].
+///
+/// # Safety
+/// As there.
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+pub(super) unsafe fn pack(from: *const f32, channels: usize, to: *mut bf16, depth: usize, pixels: usize) {
+    for pixel in 0..pixels {
+        for first in (0..depth).step_by(LANES) {
+            let left = channels.saturating_sub(first).min(LANES);
+            let mask = ((1_u32 << left) - 1) as __mmask16;
+            // SAFETY: the caller's promise; what the mask leaves out is not read, and the address of a vector that is
+            // left out whole is not used.
+            unsafe {
+                let numbers = _mm512_maskz_loadu_ps(mask, from.wrapping_add(pixel * channels + first));
+                let rounded: __m256i = std::mem::transmute(_mm512_cvtneps_pbh(numbers));
+                _mm256_storeu_si256(to.add(pixel * depth + first).cast(), rounded);
+            }
+        }
+    }
+}

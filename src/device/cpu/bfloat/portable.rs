@@ -1,0 +1,109 @@
+//! Products of bfloat16 in float32 arithmetic, vectorised by the compiler: for processors with nothing better, and what
+//! tests compare the others with.
+
+use super::Run;
+use crate::device::cpu::elementwise::vectorised;
+use half::bf16;
+
+/// Lanes and columns whose sums are held in registers.
+const LANES: usize = 16;
+const COLUMNS: usize = 4;
+
+/// As [`super::BfloatKernels::sums`].
+///
+/// # Safety
+/// As there.
+pub(super) unsafe fn sums(
+    (lanes, columns, depth): (usize, usize, usize),
+    runs: &[Run],
+    left: *const bf16,
+    (right, column): (*const bf16, usize),
+    sums: *mut f32,
+) {
+    vectorised(
+        #[inline(always)]
+        || {
+            for lane in (0..lanes).step_by(LANES) {
+                for first in (0..columns).step_by(COLUMNS) {
+                    // SAFETY: the caller's promise covers whole blocks, as it covers whole tiles.
+                    unsafe {
+                        let (left, right) = (left.add(lane * 2), right.add(first * column));
+                        block((lanes, depth), runs, left, (right, column), sums.add(first * lanes + lane));
+                    }
+                }
+            }
+        },
+    );
+}
+
+/// The sums of [`LANES`] lanes and [`COLUMNS`] columns.
+///
+/// # Safety
+/// All elements of them are readable and writable, as in [`sums`].
+#[inline(always)]
+unsafe fn block(
+    (lanes, depth): (usize, usize),
+    runs: &[Run],
+    left: *const bf16,
+    (right, column): (*const bf16, usize),
+    sums: *mut f32,
+) {
+    let mut totals = [[0.0; LANES]; COLUMNS];
+    for run in runs {
+        for pair in 0..depth / 2 {
+            // SAFETY: the caller's promise; arrays of bfloat16 have its alignment.
+            let left = unsafe { left.add(run.left + pair * lanes * 2).cast::<[[bf16; 2]; LANES]>().read() };
+            for (j, totals) in totals.iter_mut().enumerate() {
+                // SAFETY: as above.
+                let right = unsafe { right.add(run.right + j * column + pair * 2).cast::<[bf16; 2]>().read() };
+                let right = right.map(widened);
+                for (total, left) in totals.iter_mut().zip(left) {
+                    *total += widened(left[0]) * right[0];
+                    *total += widened(left[1]) * right[1];
+                }
+            }
+        }
+    }
+    for (j, totals) in totals.into_iter().enumerate() {
+        // SAFETY: as above.
+        unsafe { sums.add(j * lanes).cast::<[f32; LANES]>().write(totals) };
+    }
+}
+
+/// As [`super::BfloatKernels::pack`].
+///
+/// # Safety
+/// As there.
+pub(super) unsafe fn pack(from: *const f32, channels: usize, to: *mut bf16, depth: usize, pixels: usize) {
+    vectorised(
+        #[inline(always)]
+        || {
+            for pixel in 0..pixels {
+                // SAFETY: the caller's promise.
+                unsafe {
+                    let (from, to) = (from.add(pixel * channels), to.add(pixel * depth));
+                    (0..channels).for_each(|channel| *to.add(channel) = rounded(*from.add(channel)));
+                    (channels..depth).for_each(|channel| *to.add(channel) = bf16::ZERO);
+                }
+            }
+        },
+    );
+}
+
+/// The same number in float32, without the tests for NaN that `bf16::to_f32` makes.
+#[inline(always)]
+fn widened(x: bf16) -> f32 {
+    f32::from_bits(u32::from(x.to_bits()) << 16)
+}
+
+/// The nearest bfloat16, as the instruction of AVX-512 BF16 rounds.
+#[inline(always)]
+fn rounded(x: f32) -> bf16 {
+    let bits = x.to_bits();
+    let upper = bits >> 16;
+    let nearest = bits.wrapping_add(0x7fff + (upper & 1)) >> 16;
+    let quiet = upper | 0x40;
+    let denormal = bits & 0x7f80_0000 == 0;
+    let rounded = if denormal { upper & 0x8000 } else { nearest };
+    bf16::from_bits(if x.is_nan() { quiet } else { rounded } as u16)
+}

@@ -1,0 +1,193 @@
+//! Every set of this processor, and AMX by emulation where the processor lacks it.
+
+use super::*;
+
+/// The sets to test. A test that runs emulated says so.
+fn sets() -> Vec<BfloatSet> {
+    let sets = BfloatSet::available();
+    #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+    if !sets.contains(&BfloatSet::Amx) {
+        println!("this processor has no AMX: its kernels run by emulation");
+        amx_emulation::install();
+        return [vec![BfloatSet::Amx], sets].concat();
+    }
+    sets
+}
+
+/// A product as of a convolution with three taps, of which two overlap.
+struct Product {
+    size: (usize, usize, usize),
+    runs: [Run; 3],
+    left: Vec<bf16>,
+    right: Vec<bf16>,
+    column: usize,
+}
+
+/// Numbers behind the sums that are not to be written.
+const MARGIN: usize = 64;
+const UNWRITTEN: f32 = -1234.5;
+
+impl Product {
+    /// All that the sums do not need is NaN: behind the left operand, between columns, behind the last.
+    fn new((lanes, columns, depth): (usize, usize, usize), gap: usize, number: impl Fn(usize) -> f32) -> Product {
+        let column = depth + gap;
+        let runs = [0, 1, columns + 2].map(|pixel| pixel * column);
+        let runs = std::array::from_fn(|tap| Run { left: (2 - tap) * depth * lanes, right: runs[tap] });
+        let mut left: Vec<bf16> = (0..3 * depth * lanes).map(|i| bf16::from_f32(number(i * 7 + 3))).collect();
+        left.resize(left.len() + MARGIN, bf16::NAN);
+        let mut right = vec![bf16::NAN; (columns + 2 + columns.next_multiple_of(COLUMNS)) * column];
+        for run in &runs {
+            for at in (0..columns).flat_map(|j| (0..depth).map(move |k| run.right + j * column + k)) {
+                right[at] = bf16::from_f32(number(at * 5));
+            }
+        }
+        Product { size: (lanes, columns, depth), runs, left, right, column }
+    }
+
+    /// The terms of one sum.
+    fn terms(&self, j: usize, i: usize) -> impl Iterator<Item = (bf16, bf16)> {
+        let (lanes, _, depth) = self.size;
+        self.runs.iter().flat_map(move |run| {
+            (0..depth).map(move |k| {
+                let left = self.left[run.left + (k / 2) * lanes * 2 + i * 2 + k % 2];
+                (left, self.right[run.right + j * self.column + k])
+            })
+        })
+    }
+
+    /// The sums by a set, which writes nothing behind those of whole tiles.
+    fn sums(&self, set: BfloatSet) -> Vec<f32> {
+        let (lanes, columns, _) = self.size;
+        let writable = columns.next_multiple_of(COLUMNS) * lanes;
+        let mut sums = vec![UNWRITTEN; MARGIN + writable + MARGIN];
+        // SAFETY: the vectors have room for whole tiles.
+        unsafe {
+            let (right, to) = ((self.right.as_ptr(), self.column), sums.as_mut_ptr().add(MARGIN));
+            BfloatKernels::new(set).sums(self.size, &self.runs, self.left.as_ptr(), right, to);
+        }
+        let around = sums[..MARGIN].iter().chain(&sums[MARGIN + writable..]);
+        assert!(around.into_iter().all(|&x| x == UNWRITTEN), "{} writes around its sums", set.name());
+        sums[MARGIN..MARGIN + columns * lanes].to_vec()
+    }
+}
+
+#[test]
+fn pixels_take_whole_rows_of_tiles_or_half_a_row() {
+    assert_eq!([1, 8, 16, 17, 24, 32, 40, 64, 72].map(depth), [16, 16, 16, 32, 32, 32, 64, 64, 96]);
+}
+
+#[test]
+fn sums_of_integers_are_exact() {
+    let sets = sets();
+    for lanes in [16, 32, 48, 64] {
+        for depth in [16, 32, 64, 96] {
+            for columns in 1..=40 {
+                let gap = if columns % 2 == 0 { 0 } else { 32 };
+                let product = Product::new((lanes, columns, depth), gap, |i| (i % 9) as f32 - 4.0);
+                let sum = |at: usize| {
+                    let terms = product.terms(at / lanes, at % lanes);
+                    terms.map(|(left, right)| left.to_f32() * right.to_f32()).sum::<f32>()
+                };
+                let expected: Vec<f32> = (0..columns * lanes).map(sum).collect();
+                for &set in &sets {
+                    let name = set.name();
+                    assert!(product.sums(set) == expected, "{name}, {lanes} lanes, {columns} columns of {depth}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn sums_are_those_of_float64_but_for_rounding() {
+    let size = (48, 19, 64);
+    let product = Product::new(size, 0, |i| ((i * 2_654_435_761) % 1009) as f32 / 300.0 - 1.7);
+    for set in sets() {
+        for (at, sum) in product.sums(set).into_iter().enumerate() {
+            let products = || product.terms(at / size.0, at % size.0).map(|(l, r)| l.to_f64() * r.to_f64());
+            let (exact, absolute) = (products().sum::<f64>(), products().map(f64::abs).sum::<f64>());
+            let error = (f64::from(sum) - exact).abs();
+            assert!(error <= absolute * 1e-6, "{}: {sum}, not {exact}", set.name());
+        }
+    }
+}
+
+#[test]
+fn a_wrong_distance_of_columns_shows() {
+    let mut product = Product::new((32, 20, 32), 32, |i| (i % 9) as f32 - 4.0);
+    for set in sets() {
+        let right = product.sums(set);
+        product.column -= 16;
+        let wrong = product.sums(set);
+        product.column += 16;
+        assert_ne!(wrong, right, "{}", set.name());
+    }
+}
+
+#[test]
+fn rounding_is_to_nearest_even_on_every_set() {
+    // All upper halves, with lower halves around the tie and at the ends.
+    let lower = [0, 1, 0x7fff, 0x8000, 0x8001, 0xffff];
+    let bits = (0..=u16::MAX).flat_map(|upper| lower.map(|lower| u32::from(upper) << 16 | lower));
+    let numbers: Vec<f32> = bits.map(f32::from_bits).collect();
+    let rounded = |x: f32| if x.is_subnormal() { bf16::ZERO.copysign(bf16::from_f32(x)) } else { bf16::from_f32(x) };
+    for set in BfloatSet::available() {
+        for (channels, depth) in [(8, 16), (16, 16), (24, 32), (32, 32), (64, 64), (48, 96)] {
+            let pixels = numbers.len() / channels;
+            let mut packed = vec![bf16::NAN; pixels * depth + MARGIN];
+            // SAFETY: the vectors have these sizes.
+            unsafe { BfloatKernels::new(set).pack(numbers.as_ptr(), channels, packed.as_mut_ptr(), depth, pixels) };
+            let (pixels, behind) = packed.split_at(pixels * depth);
+            for (pixel, from) in pixels.chunks(depth).zip(numbers.chunks(channels)) {
+                for (&to, &from) in pixel.iter().zip(from) {
+                    let expected = rounded(from).to_bits();
+                    assert_eq!(to.to_bits(), expected, "{}: {from:e} = {:08x}", set.name(), from.to_bits());
+                }
+                assert!(pixel[channels..].iter().all(|x| x.to_bits() == 0), "{}", set.name());
+            }
+            assert!(behind.iter().all(|x| x.is_nan()), "{} writes behind its pixels", set.name());
+        }
+    }
+}
+
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+#[test]
+fn tiles_give_the_bits_of_the_manual() {
+    use amx_emulation::{Instruction, Tiles};
+    let (lanes, columns, depth) = (16, 16, 96);
+    let product = Product::new((lanes, columns, depth), 0, |i| ((i * 2_654_435_761) % 1009) as f32 / 300.0 - 1.7);
+    let emulated = !BfloatSet::available().contains(&BfloatSet::Amx);
+    sets();
+    let before = amx_emulation::executed();
+    let sums = product.sums(BfloatSet::Amx);
+
+    let mut configuration = [0_u8; 64];
+    configuration[0] = 1;
+    for tile in 0..3 {
+        configuration[16 + 2 * tile] = 64;
+        configuration[48 + tile] = 16;
+    }
+    let mut instructions = vec![Instruction::Configure { from: configuration.as_ptr() as u64 }];
+    instructions.push(Instruction::Zero { tile: 0 });
+    for run in &product.runs {
+        for term in (0..depth).step_by(32) {
+            let rows = product.right[run.right + term..].as_ptr() as u64;
+            let pairs = product.left[run.left + term * lanes..].as_ptr() as u64;
+            instructions.push(Instruction::Load { tile: 1, from: rows, stride: 2 * depth as u64 });
+            instructions.push(Instruction::Load { tile: 2, from: pairs, stride: 4 * lanes as u64 });
+            instructions.push(Instruction::Multiply { sums: 0, rows: 1, pairs: 2 });
+        }
+    }
+    let mut expected = vec![0.0_f32; columns * lanes];
+    instructions.push(Instruction::Store { tile: 0, to: expected.as_mut_ptr() as u64, stride: 4 * lanes as u64 });
+    instructions.push(Instruction::Release);
+    let mut model = Tiles::new();
+    for &instruction in &instructions {
+        // SAFETY: the vectors hold these rows.
+        assert_eq!(unsafe { model.execute(instruction) }, Ok(()));
+    }
+    let bits = |sums: &[f32]| sums.iter().map(|x| x.to_bits()).collect::<Vec<u32>>();
+    assert_eq!(bits(&sums), bits(&expected));
+    let executed = amx_emulation::executed() - before;
+    assert_eq!(executed, if emulated { instructions.len() } else { 0 }, "instructions emulated");
+}
