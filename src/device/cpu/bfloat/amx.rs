@@ -197,7 +197,8 @@ struct Product<'a> {
     sums: *mut f32,
 }
 
-/// As [`super::BfloatKernels::sums`].
+/// As [`super::BfloatKernels::sums`]. Every call configures tiles and releases them, so that no thread keeps any for
+/// whatever it runs next; many columns are worth more than many calls.
 ///
 /// # Safety
 /// As there.

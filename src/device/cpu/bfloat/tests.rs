@@ -29,13 +29,12 @@ const UNWRITTEN: f32 = -1234.5;
 
 impl Product {
     /// All that the sums do not need is NaN: behind the left operand, between columns, behind the last.
-    fn new((lanes, columns, depth): (usize, usize, usize), gap: usize, number: impl Fn(usize) -> f32) -> Product {
-        let column = depth + gap;
+    fn new((lanes, columns, depth): (usize, usize, usize), column: usize, number: impl Fn(usize) -> f32) -> Product {
         let runs = [0, 1, columns + 2].map(|pixel| pixel * column);
         let runs = std::array::from_fn(|tap| Run { left: (2 - tap) * depth * lanes, right: runs[tap] });
         let mut left: Vec<bf16> = (0..3 * depth * lanes).map(|i| bf16::from_f32(number(i * 7 + 3))).collect();
         left.resize(left.len() + MARGIN, bf16::NAN);
-        let mut right = vec![bf16::NAN; (columns + 2 + columns.next_multiple_of(COLUMNS)) * column];
+        let mut right = vec![bf16::NAN; (columns + 2 + columns.next_multiple_of(COLUMNS)) * column + depth];
         for run in &runs {
             for at in (0..columns).flat_map(|j| (0..depth).map(move |k| run.right + j * column + k)) {
                 right[at] = bf16::from_f32(number(at * 5));
@@ -55,7 +54,7 @@ impl Product {
         })
     }
 
-    /// The sums by a set, which writes nothing behind those of whole tiles.
+    /// The sums by a set, which writes nothing around those of whole tiles.
     fn sums(&self, set: BfloatSet) -> Vec<f32> {
         let (lanes, columns, _) = self.size;
         let writable = columns.next_multiple_of(COLUMNS) * lanes;
@@ -82,8 +81,9 @@ fn sums_of_integers_are_exact() {
     for lanes in [16, 32, 48, 64] {
         for depth in [16, 32, 64, 96] {
             for columns in 1..=40 {
-                let gap = if columns % 2 == 0 { 0 } else { 32 };
-                let product = Product::new((lanes, columns, depth), gap, |i| (i % 9) as f32 - 4.0);
+                // Columns end to end, apart, and over each other as two taps in one run have them.
+                let column = [depth, depth + 32, 16][columns % 3];
+                let product = Product::new((lanes, columns, depth), column, |i| (i % 9) as f32 - 4.0);
                 let sum = |at: usize| {
                     let terms = product.terms(at / lanes, at % lanes);
                     terms.map(|(left, right)| left.to_f32() * right.to_f32()).sum::<f32>()
@@ -101,7 +101,7 @@ fn sums_of_integers_are_exact() {
 #[test]
 fn sums_are_those_of_float64_but_for_rounding() {
     let size = (48, 19, 64);
-    let product = Product::new(size, 0, |i| ((i * 2_654_435_761) % 1009) as f32 / 300.0 - 1.7);
+    let product = Product::new(size, size.2, |i| ((i * 2_654_435_761) % 1009) as f32 / 300.0 - 1.7);
     for set in sets() {
         for (at, sum) in product.sums(set).into_iter().enumerate() {
             let products = || product.terms(at / size.0, at % size.0).map(|(l, r)| l.to_f64() * r.to_f64());
@@ -114,7 +114,7 @@ fn sums_are_those_of_float64_but_for_rounding() {
 
 #[test]
 fn a_wrong_distance_of_columns_shows() {
-    let mut product = Product::new((32, 20, 32), 32, |i| (i % 9) as f32 - 4.0);
+    let mut product = Product::new((32, 20, 32), 64, |i| (i % 9) as f32 - 4.0);
     for set in sets() {
         let right = product.sums(set);
         product.column -= 16;
@@ -150,12 +150,89 @@ fn rounding_is_to_nearest_even_on_every_set() {
     }
 }
 
+/// Numbers that lie right before memory that is not there, so that a read or a write behind them ends the process.
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+struct AtTheEnd {
+    pages: *mut libc::c_void,
+    bytes: usize,
+    gap: usize,
+}
+
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+impl AtTheEnd {
+    const PAGE: usize = 4096;
+
+    fn new<T: Copy>(numbers: &[T]) -> AtTheEnd {
+        let bytes = size_of_val(numbers).next_multiple_of(AtTheEnd::PAGE) + AtTheEnd::PAGE;
+        let gap = bytes - AtTheEnd::PAGE - size_of_val(numbers);
+        let (read_write, private) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+        // SAFETY: the system picks the place; the numbers fit before the last page, which is taken away.
+        unsafe {
+            let pages = libc::mmap(std::ptr::null_mut(), bytes, read_write, private, -1, 0);
+            assert_ne!(pages, libc::MAP_FAILED);
+            assert_eq!(libc::mprotect(pages.byte_add(bytes - AtTheEnd::PAGE), AtTheEnd::PAGE, libc::PROT_NONE), 0);
+            numbers.as_ptr().copy_to_nonoverlapping(pages.byte_add(gap).cast(), numbers.len());
+            AtTheEnd { pages, bytes, gap }
+        }
+    }
+
+    fn start<T>(&self) -> *mut T {
+        self.pages.wrapping_byte_add(self.gap).cast()
+    }
+}
+
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+impl Drop for AtTheEnd {
+    fn drop(&mut self) {
+        // SAFETY: these pages are this value's, and nothing points to them any more.
+        unsafe { libc::munmap(self.pages, self.bytes) };
+    }
+}
+
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+#[test]
+fn operands_and_sums_may_end_where_memory_ends() {
+    let sums_at_the_end = |set: BfloatSet, product: &Product| {
+        let (lanes, columns, depth) = product.size;
+        let whole = columns.next_multiple_of(COLUMNS);
+        let last = product.runs.map(|run| run.right).into_iter().max().unwrap() + (whole - 1) * product.column + depth;
+        let left = AtTheEnd::new(&product.left[..product.left.len() - MARGIN]);
+        let right = AtTheEnd::new(&product.right[..last]);
+        let sums = AtTheEnd::new(&vec![UNWRITTEN; whole * lanes]);
+        // SAFETY: the memory holds what the kernels may touch; if they touch more, this process ends.
+        unsafe {
+            let right = (right.start::<bf16>().cast_const(), product.column);
+            let (left, to) = (left.start::<bf16>().cast_const(), sums.start::<f32>());
+            BfloatKernels::new(set).sums(product.size, &product.runs, left, right, to);
+            std::slice::from_raw_parts(to, columns * lanes).to_vec()
+        }
+    };
+    for set in sets() {
+        for lanes in [16, 32, 48, 64] {
+            for columns in [1, 6, 16, 17, 33] {
+                for depth in [16, 64] {
+                    let product = Product::new((lanes, columns, depth), depth, |i| (i % 9) as f32 - 4.0);
+                    let same = sums_at_the_end(set, &product) == product.sums(set);
+                    assert!(same, "{}, {lanes} lanes, {columns} columns of {depth}", set.name());
+                }
+            }
+        }
+    }
+    for set in BfloatSet::available() {
+        for (channels, depth) in [(8, 16), (16, 16), (24, 32), (40, 64), (64, 64)] {
+            let (from, to) = (AtTheEnd::new(&vec![1.5_f32; 3 * channels]), AtTheEnd::new(&vec![bf16::NAN; 3 * depth]));
+            // SAFETY: as above.
+            unsafe { BfloatKernels::new(set).pack(from.start(), channels, to.start(), depth, 3) };
+        }
+    }
+}
+
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 #[test]
 fn tiles_give_the_bits_of_the_manual() {
     use amx_emulation::{Instruction, Tiles};
     let (lanes, columns, depth) = (16, 16, 96);
-    let product = Product::new((lanes, columns, depth), 0, |i| ((i * 2_654_435_761) % 1009) as f32 / 300.0 - 1.7);
+    let product = Product::new((lanes, columns, depth), depth, |i| ((i * 2_654_435_761) % 1009) as f32 / 300.0 - 1.7);
     let emulated = !BfloatSet::available().contains(&BfloatSet::Amx);
     sets();
     let before = amx_emulation::executed();
