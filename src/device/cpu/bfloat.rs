@@ -1,8 +1,8 @@
 //! Small matrix products of bfloat16 with sums in float32: what [`super::microkernel`] is to float32.
 //!
 //! The left operand lies in pairs of terms, lane after lane, as the instructions of all sets take it. The right operand
-//! lies as maps do, the terms of a column one after another, so convolutions read packed maps where they are: one run of
-//! terms for each tap, and all runs are summed before anything is written.
+//! lies as maps do, the terms of a column one after another, so convolutions read packed maps where they are: one run
+//! of terms for each tap, and all runs are summed before anything is written.
 
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 mod amx;

@@ -1,10 +1,10 @@
 //! AMX for processors without it, so that its kernels are tested as they were assembled.
 //!
-//! Such a processor calls each instruction of theirs illegal, and the system sends the thread a signal. The handler reads
-//! the instruction from memory ([`decode`]), carries it out on a model of the tiles ([`Tiles::execute`]), and lets the
-//! thread go on behind it. What the manual refuses, the model refuses, and the process ends with the reason. Operation
-//! and exceptions are those of Intel's Software Developer's Manual, volumes 1 (chapter 18) and 2 (section 2.10 and the
-//! pages of the instructions).
+//! Such a processor calls each instruction of theirs illegal, and the system sends the thread a signal. The handler
+//! reads the instruction from memory ([`decode`]), carries it out on a model of the tiles ([`Tiles::execute`]), and
+//! lets the thread go on behind it. What the manual refuses, the model refuses, and the process ends with the reason.
+//! Operation and exceptions are those of Intel's Software Developer's Manual, volumes 1 (chapter 18) and 2 (section
+//! 2.10 and the pages of the instructions).
 
 use std::cell::UnsafeCell;
 use std::sync::Once;
@@ -282,10 +282,10 @@ impl Tiles {
         if self.first_row < size.rows { Ok(size) } else { Err(Fault::FirstRow) }
     }
 
-    /// Even and odd terms are summed apart over the whole row, in float32 with fused multiply-adds that round to nearest
-    /// and take and give zeros for denormal numbers; then their sum is added to what the tile holds. Processors need
-    /// not give the payloads of NaN that this gives, and results next to the smallest normal number may differ: they
-    /// are flushed here if they are denormal after rounding.
+    /// Even and odd terms are summed apart over the whole row, in float32 with fused multiply-adds that round to
+    /// nearest and take and give zeros for denormal numbers; then their sum is added to what the tile holds. Processors
+    /// need not give the payloads of NaN that this gives, and results next to the smallest normal number may differ:
+    /// they are flushed here if they are denormal after rounding.
     fn multiply(&mut self, sums: usize, rows: usize, pairs: usize) -> Result<(), Fault> {
         let [of_sums, of_rows, of_pairs] = [self.size(sums)?, self.size(rows)?, self.size(pairs)?];
         if sums == rows || sums == pairs || rows == pairs {
