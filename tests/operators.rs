@@ -1,11 +1,11 @@
 //! Every operator's cases: devices against the float64 references, gradient rules against finite differences.
 
-use coronet::device::Device;
-use coronet::device::cpu::{CpuDevice, InstructionSet};
+use coronet::device::cpu::{BfloatSet, CpuDevice, InstructionSet};
+use coronet::device::{Device, Precision};
 use coronet::graph::{Graph, Shape, Tensor, ValueId};
 use coronet::ops::{Case, Conv, Data, MaxPool, Op, all_cases, bilinear_taps};
 use coronet::program::{Placement, Program};
-use coronet::verify::{Check, layer_cases, relative_l2, verify};
+use coronet::verify::{Check, layer_cases, relative_l2, verify, verify_rounded};
 use std::collections::BTreeSet;
 
 #[test]
@@ -53,12 +53,11 @@ fn the_cpu_agrees_with_the_reference_on_every_layer_of_the_network() {
 }
 
 /// The bits of a convolution's result, whose filter no run changes.
-fn conv_bits(case: &Case, threads: usize) -> Vec<u32> {
-    let device = CpuDevice::new(Some(threads)).unwrap();
+fn conv_bits(case: &Case, device: &dyn Device) -> Vec<u32> {
     let mut graph = Graph::new();
     let ids: Vec<ValueId> = case.inputs.iter().map(|&(shape, _)| graph.input("operand", shape)).collect();
     let made = graph.apply("case", case.op.clone(), &ids).unwrap();
-    let mut session = device.load(Program::lower(&graph, &made, &device, Placement::Shared).unwrap()).unwrap();
+    let mut session = device.load(Program::lower(&graph, &made, device, Placement::Shared).unwrap()).unwrap();
     for (id, tensor) in ids.iter().zip(case.draw(3)) {
         session.write(*id, tensor.data()).unwrap();
     }
@@ -80,9 +79,10 @@ fn convolutions_have_the_same_bits_however_many_threads_share_the_work() {
         let conv = Conv { stride: 1, padding: dilation, dilation };
         let w = Shape::Filter { outputs, inputs: channels, height: 3, width: 3 };
         let case = Case::new(conv, &[Shape::maps(1, channels, height, width), w], Data::Normal(0.0));
-        let alone = conv_bits(&case, 1);
+        let bits = |threads| conv_bits(&case, &CpuDevice::new(Some(threads)).unwrap());
+        let alone = bits(1);
         for threads in [2, 3, 16] {
-            assert_eq!(conv_bits(&case, threads), alone, "{case} on {threads} threads");
+            assert_eq!(bits(threads), alone, "{case} on {threads} threads");
         }
     }
 }
@@ -121,6 +121,78 @@ fn convolutions_by_tiles_and_by_rows_agree_with_the_reference_whatever_the_paddi
                 let verdict = verify(&case, &device, 1).unwrap();
                 assert!(verdict.passed(), "{}: {case}: error {}", set.name(), verdict.error);
             }
+        }
+    }
+}
+
+/// A CPU device that multiplies bfloat16 by certain instructions.
+fn bfloat_device(set: BfloatSet, threads: usize) -> Box<dyn Device> {
+    CpuDevice::new(Some(threads)).unwrap().with_bfloat(set).unwrap().with_precision(Precision::BFloat16).unwrap()
+}
+
+#[test]
+fn products_of_bfloat16_agree_with_the_reference_on_every_case_and_instruction_set() {
+    for set in BfloatSet::available() {
+        let device = CpuDevice::new(Some(2)).unwrap().with_bfloat(set).unwrap();
+        let mut rounded = 0;
+        for check in Check::all().unwrap() {
+            if matches!(check, Check::Rounded(_, Precision::BFloat16)) {
+                let verdict = check.run(&device, 1).unwrap();
+                assert!(verdict.passed(), "{}: {check}: {} of {}", set.name(), verdict.error, verdict.bound);
+                rounded += 1;
+            }
+        }
+        println!("{}: {rounded} checks", set.name());
+        assert!(rounded > 100, "{rounded}");
+    }
+    if !BfloatSet::available().contains(&BfloatSet::Amx) {
+        println!(
+            "skipped: AMX-BF16, which this processor lacks; its kernels run by emulation in device::cpu::bfloat::tests"
+        );
+    }
+    if !BfloatSet::available().contains(&BfloatSet::Avx512) {
+        println!("skipped: AVX-512 BF16, which this processor lacks");
+    }
+}
+
+#[test]
+fn convolutions_of_bfloat16_agree_with_the_reference_whatever_the_padding_and_the_kernel() {
+    // (batch, channels in, channels out, height, width, kernel, padding, dilation, stride)
+    let table = [
+        (1, 16, 16, 17, 12, (3, 3), 0, 1, 1),
+        (2, 24, 40, 13, 14, (3, 3), 2, 1, 1),
+        (1, 17, 8, 9, 50, (3, 3), 1, 1, 2),
+        (3, 64, 72, 7, 5, (1, 1), 0, 1, 1),
+        (1, 64, 130, 16, 33, (1, 1), 0, 1, 2),
+        (1, 16, 32, 30, 31, (7, 7), 3, 1, 2),
+        (1, 200, 65, 11, 20, (3, 3), 5, 5, 1),
+        (2, 32, 16, 20, 7, (2, 4), 1, 1, 1),
+        (1, 512, 24, 5, 6, (3, 3), 1, 1, 1),
+    ];
+    for set in BfloatSet::available() {
+        let device = CpuDevice::new(Some(3)).unwrap().with_bfloat(set).unwrap();
+        for (batch, inputs, outputs, height, width, kernel, padding, dilation, stride) in table {
+            let conv = Conv { stride, padding, dilation };
+            let w = Shape::Filter { outputs, inputs, height: kernel.0, width: kernel.1 };
+            let operands = [Shape::maps(batch, inputs, height, width), w, Shape::Channels { channels: outputs }];
+            for data in [Data::Integers, Data::Normal(0.0)] {
+                let case = Case::new(conv, &operands, data).with_relu();
+                let verdict = verify_rounded(&case, Precision::BFloat16, &device, 1).unwrap();
+                assert!(verdict.passed(), "{}: {case}: error {}", set.name(), verdict.error);
+            }
+        }
+    }
+}
+
+#[test]
+fn convolutions_of_bfloat16_have_the_same_bits_however_many_threads_share_the_work() {
+    let conv = Conv::same(3);
+    let w = Shape::Filter { outputs: 72, inputs: 40, height: 3, width: 3 };
+    let case = Case::new(conv, &[Shape::maps(2, 40, 37, 21), w], Data::Normal(0.0));
+    for set in BfloatSet::available() {
+        let alone = conv_bits(&case, &*bfloat_device(set, 1));
+        for threads in [2, 3, 16] {
+            assert_eq!(conv_bits(&case, &*bfloat_device(set, threads)), alone, "{} on {threads} threads", set.name());
         }
     }
 }

@@ -1,9 +1,7 @@
 //! Graphs and programs as a whole: shape errors, gradients, memory sharing, determinism, cost.
 
-use coronet::device::Device;
-#[cfg(feature = "emulator")]
-use coronet::device::Precision;
-use coronet::device::cpu::CpuDevice;
+use coronet::device::cpu::{BfloatSet, CpuDevice};
+use coronet::device::{Device, Precision};
 use coronet::graph::{Graph, Shape, Tensor, ValueId};
 use coronet::model::{CeNet, Config, Objective, Optimizer, Stem, TrainingStep};
 #[cfg(feature = "emulator")]
@@ -12,7 +10,6 @@ use coronet::ops::{Conv, InstanceNorm, Scale};
 #[cfg(feature = "emulator")]
 use coronet::program::{Epilogue, Step, Target};
 use coronet::program::{Placement, Program, Span};
-#[cfg(feature = "emulator")]
 use coronet::verify::relative_l2;
 use coronet::weights::Weights;
 
@@ -221,6 +218,37 @@ impl Target for Plain<'_> {
     fn workspace(&self, step: &Step, inputs: &[Shape], outputs: &[Shape]) -> usize {
         self.device.workspace(step, inputs, outputs)
     }
+}
+
+/// 2 % is what is asked of logits in bfloat16. The network's weights are drawn, so that no training hides an error.
+#[test]
+fn in_bfloat16_the_logits_of_the_articles_network_are_all_but_those_of_float32() {
+    let config = config(64, Stem::Half, 2);
+    let network = CeNet::build(config, 1, 448, 448).unwrap();
+    let weights = Weights::seeded(config, 5).unwrap();
+    // 8-bit noise with a dark tube that moves from frame to frame, scaled for the network.
+    let pixel = |at: usize| {
+        let (frame, y, x) = (at / (448 * 448), at / 448 % 448, at % 448);
+        let noise = (at as u64 ^ 0x5bd1).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40;
+        let tube = (170 + y / 8 + 3 * frame).abs_diff(x) < 6;
+        (90.0 + (noise % 166) as f32 - if tube { 80.0 } else { 0.0 }) / 255.0 * 3.2 - 1.6
+    };
+    let window: Vec<f32> = (0..network.graph.shape(network.window).elements()).map(pixel).collect();
+    let cpu = CpuDevice::new(None).unwrap();
+    let logits = |device: &dyn Device| {
+        let program = Program::lower(&network.graph, &[network.logits], device, Placement::Shared).unwrap();
+        let mut session = device.load(program).unwrap();
+        weights.write_into(&network, |id, numbers| session.write(id, numbers)).unwrap();
+        session.write(network.window, &window).unwrap();
+        session.run().unwrap();
+        session.read(network.logits).unwrap().into_data()
+    };
+    let exact: Vec<f64> = logits(&cpu).into_iter().map(f64::from).collect();
+    let set = BfloatSet::available()[0];
+    let device = cpu.with_bfloat(set).unwrap().with_precision(Precision::BFloat16).unwrap();
+    let error = relative_l2(&logits(&*device), &exact);
+    println!("{}: {:.3} % of the logits", set.name(), 100.0 * error);
+    assert!((0.0005..=0.02).contains(&error), "{error}");
 }
 
 #[cfg(feature = "emulator")]

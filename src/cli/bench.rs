@@ -13,7 +13,7 @@ use coronet::bench::{
     ColdStart, Configuration, Environment, FrameBench, KernelRow, Method, Mode, ModeReport, Report, SCHEMA,
     SCHEMA_VERSION, StepRow, peak_resident_bytes,
 };
-use coronet::device::{Device, Precision};
+use coronet::device::{Device, Precision, PrecisionChoice};
 use coronet::media::Size;
 use coronet::model::{Config, Stem};
 use coronet::segment::EngineNetwork;
@@ -59,10 +59,9 @@ pub struct Arguments {
     #[command(flatten)]
     device: DeviceOptions,
 
-    /// What convolutions, but for the temporal one, multiply: float32, or on the tensor cores of a GPU tf32, float16 or
-    /// bfloat16
-    #[arg(long, value_name = "P", default_value_t = Precision::Float32)]
-    precision: Precision,
+    /// What convolutions, but for the temporal one, multiply; see `coronet segment`
+    #[arg(long, value_name = "P", default_value_t = PrecisionChoice::Only(Precision::Float32))]
+    precision: PrecisionChoice,
 
     /// What happens between frames: nothing (warm), caches are filled with something else (flushed), the device idles
     /// until the next frame is due (paced); several with commas, the first is the one that counts
@@ -208,13 +207,13 @@ fn measured(arguments: &Arguments) -> Result<Report> {
     let weights = arguments.weights()?;
     let side = arguments.size.get();
     weights.config().check_size(side, side)?;
-    let device = arguments.device.open(arguments.quiet)?.with_precision(arguments.precision)?;
+    let (device, precision) = arguments.device.open_in(arguments.precision, arguments.quiet)?;
     if cfg!(debug_assertions) && !arguments.quiet {
         note("coronet: this is a build without optimisation; its times say nothing");
     }
     let environment = Environment::of(&*device);
     // Before this process has taken memory and time from those.
-    let cold = cold_start::measure(arguments, &weights)?;
+    let cold = cold_start::measure(arguments, precision, &weights)?;
     let mut bench = arguments.bench(&weights, &*device)?;
     let network_config = weights.config();
     drop(weights);
@@ -234,7 +233,8 @@ fn measured(arguments: &Arguments) -> Result<Report> {
     }
     let steps = bench.steps(step_runs, &mut go_on)?;
     drop(progress);
-    let config = Configuration { graph: bench.session().is_one_graph(), ..configuration(arguments, network_config) };
+    let config =
+        Configuration { graph: bench.session().is_one_graph(), ..configuration(arguments, precision, network_config) };
     let is_on_device = bench.is_on_device();
     let arena_bytes = (bench.session().program().arena_len() * size_of::<f32>()) as u64;
     drop(bench);
@@ -257,10 +257,10 @@ fn measured(arguments: &Arguments) -> Result<Report> {
     })
 }
 
-fn configuration(arguments: &Arguments, network: Config) -> Configuration {
+fn configuration(arguments: &Arguments, precision: Precision, network: Config) -> Configuration {
     let origin = arguments.weights.as_ref().map(|path| path.display().to_string());
     Configuration {
-        precision: arguments.precision.to_string(),
+        precision: precision.to_string(),
         weights: origin.unwrap_or(format!("random, seed {SEED}")),
         device: arguments.device.said(),
         ..Configuration::of(network, arguments.size.get(), arguments.frame())

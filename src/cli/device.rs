@@ -3,7 +3,7 @@
 use super::note;
 use clap::Args;
 use coronet::Result;
-use coronet::device::{Device, DeviceChoice};
+use coronet::device::{Device, DeviceChoice, Precision, PrecisionChoice};
 use std::num::NonZeroUsize;
 
 /// Where to compute.
@@ -32,6 +32,22 @@ impl DeviceOptions {
             note(&format!("coronet: {reason}"));
         }
         if self.warpgroups { opened.device.by_warpgroups() } else { Ok(opened.device) }
+    }
+
+    /// The device, multiplying as asked for, and in what; `auto` and why is a line on stderr unless `quiet`.
+    pub fn open_in(&self, choice: PrecisionChoice, quiet: bool) -> Result<(Box<dyn Device>, Precision)> {
+        let device = self.open(quiet)?;
+        let precision = match choice {
+            PrecisionChoice::Only(precision) => precision,
+            PrecisionChoice::Auto => {
+                let (precision, why) = device.fastest_precision();
+                if !quiet {
+                    note(&format!("coronet: multiplies in {precision}: {why}"));
+                }
+                precision
+            }
+        };
+        Ok((device.with_precision(precision)?, precision))
     }
 
     /// The options as another process of this program takes them.

@@ -7,7 +7,7 @@ use super::frame_size::FrameSize;
 use super::progress::{Progress, listen_for_ctrl_c};
 use super::{note, print};
 use clap::{Args, ValueHint};
-use coronet::device::Precision;
+use coronet::device::{Precision, PrecisionChoice};
 use coronet::media::{ClipReader, FrameRange, LabelReader, Size};
 use coronet::post::{MinimumArea, PostProcessing, Threshold};
 use coronet::result_folder::ResultFolder;
@@ -61,10 +61,11 @@ pub struct Arguments {
     #[command(flatten)]
     device: DeviceOptions,
 
-    /// What convolutions, but for the temporal one, multiply: float32, or on the tensor cores of a GPU tf32, float16 (what
-    /// may be outside its range in tf32) or bfloat16, rounded from float32 and summed in it
-    #[arg(long, value_name = "P", default_value_t = Precision::Float32)]
-    precision: Precision,
+    /// What convolutions, but for the temporal one, multiply: float32 (or fp32), or on the tensor cores of a GPU tf32,
+    /// float16 (fp16; what may be outside its range in tf32) or bfloat16 (bf16), rounded from float32 and summed in it; on
+    /// a CPU with AMX or AVX-512 BF16 bfloat16, but for convolutions of few channels; auto: what is likely to be quickest
+    #[arg(long, value_name = "P", default_value_t = PrecisionChoice::Only(Precision::Float32))]
+    precision: PrecisionChoice,
 
     /// Side of the square the network sees, in pixels
     #[arg(long, value_name = "S", default_value = "448")]
@@ -138,7 +139,7 @@ fn open_network(arguments: &Arguments) -> Result<Box<dyn WindowNetwork>> {
     if path.is_none() && !arguments.quiet {
         note(&format!("coronet: no --weights: using the {EMBEDDED_ORIGIN}"));
     }
-    let device = arguments.device.open(arguments.quiet)?.with_precision(arguments.precision)?;
+    let (device, _) = arguments.device.open_in(arguments.precision, arguments.quiet)?;
     let network = EngineNetwork::load(&weights, &*device, Size { width: side, height: side })?;
     Ok(Box::new(network.with_origin(path.map_or(EMBEDDED_ORIGIN.into(), Path::to_string_lossy))))
 }

@@ -15,7 +15,7 @@ mod precision;
 pub use ceilings::Ceilings;
 pub use choice::{DeviceChoice, Opened};
 pub use frames::{FramePath, FramePathTimes, FrameSession, GreySamples, NotFinite};
-pub use precision::Precision;
+pub use precision::{Precision, PrecisionChoice};
 
 use crate::error::Result;
 use crate::graph::{Tensor, ValueId};
@@ -48,6 +48,9 @@ pub trait Device: Target + Send + Sync {
     /// # Errors
     /// [`crate::Error::Device`] unless it is one of [`Device::precisions`].
     fn with_precision(&self, precision: Precision) -> Result<Box<dyn Device>>;
+
+    /// The precision that frames are likely to be quickest in, of those whose masks are all but float32's, and why.
+    fn fastest_precision(&self) -> (Precision, String);
 
     /// The same device with its convolutions of float16 numbers left to warpgroups where they can be: tensor cores that read
     /// operands by themselves.
@@ -95,6 +98,12 @@ pub trait Session: Send {
     fn kept_in(&self, value: ValueId) -> Precision {
         let _ = value;
         Precision::Float32
+    }
+
+    /// What a step multiplies, where that is not what the device does throughout.
+    fn multiplies_in(&self, step: usize) -> Option<Precision> {
+        let _ = step;
+        None
     }
 
     /// Of a step whose algorithm rounds more than sums of products do: the relative L2 error that its first result may have

@@ -90,8 +90,43 @@ impl FromStr for Precision {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Precision, String> {
+        match text {
+            "fp32" => return Ok(Precision::Float32),
+            "fp16" => return Ok(Precision::Float16),
+            "bf16" => return Ok(Precision::BFloat16),
+            _ => {}
+        }
         let found = Precision::ALL.into_iter().find(|precision| precision.name() == text);
         found.ok_or_else(|| format!("a precision is float32, tf32, float16 or bfloat16, not {text}"))
+    }
+}
+
+/// A precision as people ask for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PrecisionChoice {
+    /// The device's [`super::Device::fastest_precision`].
+    Auto,
+    /// This one.
+    Only(Precision),
+}
+
+impl fmt::Display for PrecisionChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            PrecisionChoice::Auto => f.pad("auto"),
+            PrecisionChoice::Only(precision) => precision.fmt(f),
+        }
+    }
+}
+
+impl FromStr for PrecisionChoice {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<PrecisionChoice, String> {
+        match text {
+            "auto" => Ok(PrecisionChoice::Auto),
+            _ => text.parse().map(PrecisionChoice::Only).map_err(|problem: String| format!("{problem}; or auto")),
+        }
     }
 }
 
@@ -105,6 +140,14 @@ mod tests {
             assert_eq!(precision.to_string().parse(), Ok(precision));
         }
         assert!("fp8".parse::<Precision>().unwrap_err().ends_with("not fp8"));
+        for (short, precision) in
+            [("fp32", Precision::Float32), ("fp16", Precision::Float16), ("bf16", Precision::BFloat16)]
+        {
+            assert_eq!(short.parse(), Ok(precision));
+            assert_eq!(short.parse(), Ok(PrecisionChoice::Only(precision)));
+        }
+        assert_eq!(PrecisionChoice::Auto.to_string().parse(), Ok(PrecisionChoice::Auto));
+        assert!("fp8".parse::<PrecisionChoice>().unwrap_err().ends_with("not fp8; or auto"));
     }
 
     #[test]

@@ -126,6 +126,8 @@ impl<'a> Fusion<'a> {
             outputs: node.outputs.clone(),
             workspace: Span { offset: 0, len: 0 },
             filter_is_its_own: false,
+            convolutions_before: 0,
+            convolutions_behind: 0,
         };
         if let Some(pooling) = self.poolings.get(&index) {
             step.op = pooling.op.clone().into();

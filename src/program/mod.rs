@@ -63,6 +63,11 @@ pub struct Step {
     /// Of a convolution: whether nobody but convolutions like it, on maps of the same shape, reads its filter, and no run of
     /// a program that replaces states changes it. The device may then keep the filter in whatever form such steps like.
     pub filter_is_its_own: bool,
+    /// The convolutions on the longest way to this step, and on the longest way from it; what is rounded early goes through
+    /// all that follow. Convolutions that share a filter of their own have the least before and the most behind them.
+    pub convolutions_before: usize,
+    /// See [`Step::convolutions_before`].
+    pub convolutions_behind: usize,
 }
 
 impl Step {
@@ -95,6 +100,7 @@ impl Program {
         let mut steps = fuse::fuse(graph, outputs, target);
         check_order(graph, &steps)?;
         find_own_filters(graph, outputs, &mut steps);
+        count_convolutions(graph, &mut steps);
         let plan = arena::plan(graph, outputs, &mut steps, target, placement)?;
         Ok(Program {
             values: graph.values().to_vec(),
@@ -246,4 +252,29 @@ fn check_order(graph: &Graph, steps: &[Step]) -> Result<()> {
         step.outputs.iter().for_each(|id| made[id.index()] = true);
     }
     Ok(())
+}
+
+/// Counts the convolutions before and behind each step.
+fn count_convolutions(graph: &Graph, steps: &mut [Step]) {
+    let counts = |step: &Step| usize::from(matches!(step.op, Op::Conv(_) | Op::TransposedConv(_)));
+    let most = |depths: &[usize], ids: &[ValueId]| ids.iter().map(|id| depths[id.index()]).max().unwrap_or(0);
+    let mut before = vec![0; graph.values().len()];
+    for step in steps.iter_mut() {
+        step.convolutions_before = most(&before, &step.inputs);
+        step.outputs.iter().for_each(|id| before[id.index()] = step.convolutions_before + counts(step));
+    }
+    let mut behind = vec![0; graph.values().len()];
+    for step in steps.iter_mut().rev() {
+        step.convolutions_behind = most(&behind, &step.outputs);
+        let through = step.convolutions_behind + counts(step);
+        step.inputs.iter().for_each(|id| behind[id.index()] = through.max(behind[id.index()]));
+    }
+    for index in 0..steps.len() {
+        let Some(filter) = steps[index].own_filter() else { continue };
+        let alike = || steps.iter().filter(|step| step.own_filter() == Some(filter));
+        let before = alike().map(|step| step.convolutions_before).min();
+        let behind = alike().map(|step| step.convolutions_behind).max();
+        (steps[index].convolutions_before, steps[index].convolutions_behind) =
+            (before.unwrap_or(0), behind.unwrap_or(0));
+    }
 }

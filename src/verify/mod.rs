@@ -101,6 +101,7 @@ fn compare_rounded(case: &Case, precision: Precision, device: &dyn Device, seed:
     let exact = case.fit == Fit::Exact;
     let mut verdict = Verdict::within(if exact { 0.0 } else { 1.0 });
     let (results, kept) = results(case, &data, device, &mut verdict)?;
+    let precision = kept.products.unwrap_or(precision);
     // The operands of the products, and what else is kept in their format; a bias is added to their sum.
     let mut operands: Vec<Tensor<f64>> = data.iter().map(Tensor::to_f64).collect();
     for (index, operand) in operands.iter_mut().enumerate() {
@@ -157,6 +158,8 @@ fn least(format: Precision) -> f64 {
 struct Kept {
     inputs: Vec<Precision>,
     outputs: Vec<Precision>,
+    /// What the case multiplies, where the device does not do so throughout.
+    products: Option<Precision>,
     error_bound: Option<f64>,
 }
 
@@ -182,7 +185,9 @@ fn results(case: &Case, data: &[Tensor], device: &dyn Device, verdict: &mut Verd
     verdict.kernels = (0..times.len()).flat_map(|step| session.kernels(step)).collect();
     let formats = |ids: &[ValueId]| ids.iter().map(|&id| session.kept_in(id)).collect();
     let error_bound = (0..times.len()).filter_map(|step| session.error_bound(step)).reduce(f64::max);
-    let kept = Kept { inputs: formats(&inputs), outputs: formats(&outputs), error_bound };
+    let of_case = session.program().steps().iter().position(|step| step.op == case.op);
+    let products = of_case.and_then(|step| session.multiplies_in(step));
+    let kept = Kept { inputs: formats(&inputs), outputs: formats(&outputs), products, error_bound };
     Ok((outputs.iter().map(|&id| session.read(id)).collect::<Result<_>>()?, kept))
 }
 

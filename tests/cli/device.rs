@@ -3,6 +3,8 @@
 use super::clips;
 use super::place::{CORONET, Place};
 use assert_cmd::Command;
+use coronet::device::cpu::CpuDevice;
+use coronet::device::{Device, Precision};
 
 /// `coronet verify` of one small operator on `device`.
 fn verify_on(device: &str) -> Command {
@@ -56,9 +58,33 @@ fn segment_in(place: &Place, device: &str, precision: &str) -> Command {
 fn a_precision_that_the_device_lacks_is_refused() {
     let place = Place::new();
     let sentence = place.refusal(&mut segment_in(&place, "cpu", "float16"));
-    assert!(sentence.contains("multiplies in float32 only, not in float16"), "{sentence}");
+    assert!(sentence.contains("does not multiply in float16: a CPU multiplies in float32 or bfloat16"), "{sentence}");
     let sentence = place.refusal(&mut segment_in(&place, "cpu", "fp8"));
     assert!(sentence.contains("a precision is float32, tf32, float16 or bfloat16, not fp8"), "{sentence}");
+}
+
+#[test]
+fn the_precision_that_auto_has_found_is_said_with_the_reason() {
+    let place = Place::new();
+    let output = segment_in(&place, "cpu", "auto").output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success(), "{said}");
+    let (precision, why) = CpuDevice::new(Some(1)).unwrap().fastest_precision();
+    assert!(said.contains(&format!("coronet: multiplies in {precision}: {why}")), "{said}");
+}
+
+#[test]
+fn a_clip_is_segmented_in_bfloat16_where_the_processor_has_it() {
+    let place = Place::new();
+    let mut command = segment_in(&place, "cpu", "bf16");
+    if CpuDevice::new(Some(1)).unwrap().precisions().contains(&Precision::BFloat16) {
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        assert!(place.at("out").join("masks").is_dir());
+    } else {
+        let sentence = place.refusal(&mut command);
+        assert!(sentence.contains("this processor has neither AMX-BF16 nor AVX-512 BF16"), "{sentence}");
+    }
 }
 
 #[cfg(feature = "emulator")]

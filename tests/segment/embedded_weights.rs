@@ -1,8 +1,8 @@
 //! What the weights in the box are worth: the masks of a phantom clip that they have never seen are the vessels, and a GPU that
 //! multiplies in float16 makes the same.
 
-use coronet::device::Device;
-use coronet::device::cpu::CpuDevice;
+use coronet::device::cpu::{BfloatSet, CpuDevice};
+use coronet::device::{Device, Precision};
 use coronet::media::{Colour, FramePreparer, Mask, ProbabilityMap, Size};
 use coronet::metrics::{Agreement, Counts};
 use coronet::phantom::{Phantom, Preset, Settings};
@@ -63,10 +63,27 @@ fn the_embedded_weights_find_the_vessels_of_the_reference() {
     assert!(agreement.pooled.dice >= 0.88 && agreement.mean.dice >= 0.88, "{agreement:?}");
 }
 
+#[test]
+fn in_bfloat16_the_embedded_weights_make_all_but_the_masks_of_float32() {
+    let size = Size { width: 448, height: 448 };
+    let clip = clip(1, 1.6, size);
+    let cpu = CpuDevice::new(None).unwrap();
+    let [exact, truth] = Segmenter::new(&cpu, size).masks(&clip);
+    let dice = |a: &Mask, b: &Mask| Agreement::over(&[Counts::of(a, b).unwrap()]).unwrap().pooled.dice;
+    let found = dice(&exact, &truth);
+    assert!(found > 0.5, "too little is found for a comparison: {found}");
+    for set in BfloatSet::available() {
+        let device = cpu.clone().with_bfloat(set).unwrap().with_precision(Precision::BFloat16).unwrap();
+        let [rounded, _] = Segmenter::new(&*device, size).masks(&clip);
+        let agreement = dice(&rounded, &exact);
+        println!("{}: Dice {agreement:.5} against float32, which has {found:.3}", set.name());
+        assert!(agreement >= 0.995 && agreement < 1.0, "{}: {agreement}", set.name());
+    }
+}
+
 #[cfg(feature = "emulator")]
 #[test]
 fn in_float16_the_embedded_weights_make_the_masks_of_float32() {
-    use coronet::device::Precision;
     use coronet::device::cuda::{CudaDevice, EmulatedDriver, Schedule};
     // A quarter of the pixels: the emulated GPU takes its time.
     let size = Size { width: 224, height: 224 };

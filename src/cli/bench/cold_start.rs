@@ -2,6 +2,7 @@
 
 use super::Arguments;
 use coronet::bench::peak_resident_bytes;
+use coronet::device::Precision;
 use coronet::weights::Weights;
 use coronet::{Error, Result};
 use std::io::{BufRead, BufReader};
@@ -21,7 +22,7 @@ pub struct ColdStarts {
 const FIRST_MASK: &str = "first mask:";
 
 /// Starts the processes; weights that lie in no file are written to one for them.
-pub fn measure(arguments: &Arguments, weights: &Weights) -> Result<ColdStarts> {
+pub fn measure(arguments: &Arguments, precision: Precision, weights: &Weights) -> Result<ColdStarts> {
     let mut starts = ColdStarts::default();
     if arguments.cold_starts == 0 {
         return Ok(starts);
@@ -39,21 +40,21 @@ pub fn measure(arguments: &Arguments, weights: &Weights) -> Result<ColdStarts> {
         if super::interrupted() {
             return Err(Error::Interrupted);
         }
-        let (time, peak) = started(arguments, &path)?;
+        let (time, peak) = started(arguments, precision, &path)?;
         starts.times.push(time);
         starts.peak_resident_bytes = peak;
     }
     Ok(starts)
 }
 
-fn started(arguments: &Arguments, weights: &Path) -> Result<(Duration, Option<u64>)> {
+fn started(arguments: &Arguments, precision: Precision, weights: &Path) -> Result<(Duration, Option<u64>)> {
     let failed = |problem: &str| Error::Device(format!("a process that was to segment one frame {problem}"));
     let program = std::env::current_exe().map_err(|error| failed(&format!("has no program: {error}")))?;
     let frame = arguments.frame();
     let mut command = Command::new(program);
     command.args(["bench", "--first-mask", "--quiet", "--weights"]).arg(weights);
     command.args(["--size", &arguments.size.to_string(), "--frame", &frame.to_string()]);
-    command.args(["--precision", &arguments.precision.to_string()]).args(arguments.device.words());
+    command.args(["--precision", precision.name()]).args(arguments.device.words());
     let begun = Instant::now();
     let mut process = command
         .stdin(Stdio::null())
@@ -77,7 +78,7 @@ fn started(arguments: &Arguments, weights: &Path) -> Result<(Duration, Option<u6
 /// What such a process does, and says.
 pub fn first_mask(arguments: &Arguments) -> Result<String> {
     let weights = arguments.weights()?;
-    let device = arguments.device.open(true)?.with_precision(arguments.precision)?;
+    let (device, _) = arguments.device.open_in(arguments.precision, true)?;
     let mut bench = arguments.bench(&weights, &*device)?;
     // As `coronet segment` does.
     drop(weights);

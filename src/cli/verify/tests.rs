@@ -37,6 +37,10 @@ impl Device for Wrong {
         self.device.precisions()
     }
 
+    fn fastest_precision(&self) -> (Precision, String) {
+        self.device.fastest_precision()
+    }
+
     fn with_precision(&self, precision: Precision) -> Result<Box<dyn Device>> {
         self.device.with_precision(precision)
     }
@@ -183,6 +187,10 @@ impl Device for Failing {
 
     fn precisions(&self) -> Vec<Precision> {
         self.0.precisions()
+    }
+
+    fn fastest_precision(&self) -> (Precision, String) {
+        self.0.fastest_precision()
     }
 
     fn with_precision(&self, precision: Precision) -> Result<Box<dyn Device>> {

@@ -56,10 +56,23 @@ impl BfloatSet {
     }
 }
 
+/// The sets to test. A test that runs emulated says so.
+#[cfg(test)]
+pub(super) fn sets_to_test() -> Vec<BfloatSet> {
+    let sets = BfloatSet::available();
+    #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+    if !sets.contains(&BfloatSet::Amx) {
+        println!("this processor has no AMX: its kernels run by emulation");
+        amx_emulation::install();
+        return [vec![BfloatSet::Amx], sets].concat();
+    }
+    sets
+}
+
 /// Columns that the operands' memory comes in multiples of: the rows of a tile.
 pub(super) const COLUMNS: usize = 16;
 
-/// One run of `depth` terms of a sum: where it starts in either operand, in numbers.
+/// One run of `depth` terms of a sum: where it starts in either operand, in terms of the left one and numbers of the right.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Run {
     pub left: usize,
@@ -83,8 +96,9 @@ impl BfloatKernels {
     }
 
     /// `sums[j * lanes + i] = sum over runs, sum over k < depth of
-    /// left[run.left + (k / 2) * lanes * 2 + i * 2 + k % 2] * right[run.right + j * column + k]`
-    /// for `i < lanes`, `j < columns`. What `sums` holds may be anything, and is anything behind the columns.
+    /// left[run.left * lanes + (k / 2) * lanes * 2 + i * 2 + k % 2] * right[run.right + j * column + k]`
+    /// for `i < lanes`, `j < columns`, or `+=` where it `adds`. Otherwise what `sums` holds may be anything, and it is
+    /// anything behind the columns.
     ///
     /// # Safety
     /// `lanes` is 16, 32, 48 or 64, and `depth` is one that [`depth`] gives. For `columns` rounded up to a multiple of
@@ -92,6 +106,7 @@ impl BfloatKernels {
     /// meanwhile. The processor has the instruction set.
     pub unsafe fn sums(
         &self,
+        adds: bool,
         size: (usize, usize, usize),
         runs: &[Run],
         left: *const bf16,
@@ -105,10 +120,10 @@ impl BfloatKernels {
         unsafe {
             match self.set {
                 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
-                BfloatSet::Amx => amx::sums(size, runs, left, right, sums),
+                BfloatSet::Amx => amx::sums(adds, size, runs, left, right, sums),
                 #[cfg(target_arch = "x86_64")]
-                BfloatSet::Avx512 => avx512::sums(size, runs, left, right, sums),
-                _ => portable::sums(size, runs, left, right, sums),
+                BfloatSet::Avx512 => avx512::sums(adds, size, runs, left, right, sums),
+                _ => portable::sums(adds, size, runs, left, right, sums),
             }
         }
     }

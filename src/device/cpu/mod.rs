@@ -1,15 +1,16 @@
-//! The CPU device: float32, forward and backward, on as many threads as asked for.
+//! The CPU device: float32, forward and backward, on as many threads as asked for; forward also with products of bfloat16.
 //!
 //! Loading a program binds each step to memory as a routine; running executes the routines in order. Nothing is
 //! allocated while a program runs, and results have the same bits from run to run whatever the number of threads:
 //! every sum is divided and ordered by shapes alone.
 
-#[allow(dead_code)]
 mod bfloat;
+mod bfloat_conv;
 mod ceilings;
 mod correlate;
 mod correlate_filters;
 mod elementwise;
+mod kept;
 mod layout;
 mod memory;
 mod microkernel;
@@ -17,6 +18,7 @@ mod ops;
 mod stencil;
 mod winograd;
 
+pub use bfloat::BfloatSet;
 pub use microkernel::InstructionSet;
 
 use super::isolation::{Isolation, unwritten};
@@ -25,19 +27,23 @@ use crate::error::{Error, Result};
 use crate::graph::{Shape, Source, ValueId};
 use crate::ops::Op;
 use crate::program::{Epilogue, Program, Span, Step, Target};
+use bfloat::BfloatKernels;
+use kept::Kept;
 use memory::Arena;
 use microkernel::MicroKernels;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use winograd::Tile;
 
 /// The processor, as a device.
 #[derive(Debug, Clone)]
 pub struct CpuDevice {
     pool: Arc<ThreadPool>,
     set: InstructionSet,
+    /// How bfloat16 is multiplied, where that is worth while.
+    bfloat: Option<BfloatSet>,
+    precision: Precision,
 }
 
 impl CpuDevice {
@@ -62,7 +68,21 @@ impl CpuDevice {
             .thread_name(|index| format!("coronet-{index}"))
             .build()
             .map_err(|error| Error::Device(format!("cannot start the threads of the CPU device: {error}")))?;
-        Ok(CpuDevice { pool: Arc::new(pool), set })
+        let bfloat = BfloatSet::available()[0];
+        let bfloat = (bfloat != BfloatSet::Portable).then_some(bfloat);
+        Ok(CpuDevice { pool: Arc::new(pool), set, bfloat, precision: Precision::Float32 })
+    }
+
+    /// The same device, to multiply bfloat16 by certain instructions; without this it does so only where the processor has
+    /// some for it.
+    ///
+    /// # Errors
+    /// [`Error::Device`] when the processor lacks them.
+    pub fn with_bfloat(self, set: BfloatSet) -> Result<CpuDevice> {
+        if !BfloatSet::available().contains(&set) {
+            return Err(Error::Device(format!("this processor has no {}", set.name())));
+        }
+        Ok(CpuDevice { bfloat: Some(set), ..self })
     }
 
     /// How many threads compute.
@@ -85,18 +105,22 @@ impl Target for CpuDevice {
     }
 
     fn workspace(&self, step: &Step, inputs: &[Shape], _outputs: &[Shape]) -> usize {
-        ops::workspace(step, inputs, self.threads())
+        ops::workspace(step, Kept::of(step, inputs, self.precision).as_ref(), inputs, self.threads())
     }
 
     fn filter_storage(&self, step: &Step, inputs: &[Shape]) -> usize {
-        ops::tile(step, inputs).map_or_else(|| self.storage(inputs[1]), |tile| tile.filter_len(inputs[1]))
+        Kept::of(step, inputs, self.precision).map_or_else(|| self.storage(inputs[1]), |kept| kept.len(inputs[1]))
     }
 }
 
 impl Device for CpuDevice {
     fn describe(&self) -> String {
         let threads = self.threads();
-        format!("cpu, {}, {threads} thread{}", self.set.name(), if threads == 1 { "" } else { "s" })
+        let set = match (self.precision, self.bfloat) {
+            (Precision::BFloat16, Some(bfloat)) => format!("{} and {}", bfloat.name(), self.set.name()),
+            _ => self.set.name().to_owned(),
+        };
+        format!("cpu, {set}, {threads} thread{}", if threads == 1 { "" } else { "s" })
     }
 
     fn facts(&self) -> Vec<(&'static str, String)> {
@@ -109,15 +133,30 @@ impl Device for CpuDevice {
     }
 
     fn precisions(&self) -> Vec<Precision> {
-        vec![Precision::Float32]
+        let bfloat = self.bfloat.map(|_| Precision::BFloat16);
+        std::iter::once(Precision::Float32).chain(bfloat).collect()
     }
 
     fn with_precision(&self, precision: Precision) -> Result<Box<dyn Device>> {
-        if precision != Precision::Float32 {
-            let problem = format!("{} multiplies in float32 only, not in {precision}", self.describe());
-            return Err(Error::Device(problem));
+        if self.precisions().contains(&precision) {
+            return Ok(Box::new(CpuDevice { precision, ..self.clone() }));
         }
-        Ok(Box::new(self.clone()))
+        let why = match precision {
+            Precision::BFloat16 => "this processor has neither AMX-BF16 nor AVX-512 BF16",
+            _ => "a CPU multiplies in float32 or bfloat16",
+        };
+        Err(Error::Device(format!("{} does not multiply in {precision}: {why}", self.describe())))
+    }
+
+    fn fastest_precision(&self) -> (Precision, String) {
+        match self.bfloat {
+            Some(BfloatSet::Amx) => (Precision::BFloat16, "the processor has AMX-BF16".to_owned()),
+            Some(set) => {
+                let why = "in float32 fewer multiplications are needed (Winograd), which is no slower";
+                (Precision::Float32, format!("the processor has {}, but no AMX, and {why}", set.name()))
+            }
+            None => (Precision::Float32, "the processor has neither AMX-BF16 nor AVX-512 BF16".to_owned()),
+        }
     }
 
     fn load(&self, program: Program) -> Result<Box<dyn Session>> {
@@ -137,16 +176,16 @@ pub fn last_level_cache() -> Option<usize> {
 /// One step bound to its memory.
 type Routine = Box<dyn Fn() + Send + Sync>;
 
-/// The filters that a program keeps transformed, and how. Whoever lowered it for a device that only lends this one's
+/// The filters that a program keeps otherwise than they are given, and how. Whoever lowered it for a device that only lends this one's
 /// arithmetic may have planned no room for that; then they are kept as they are.
-fn transformed_filters(program: &Program) -> HashMap<ValueId, Tile> {
-    let transformed = |step: &Step| {
+fn kept_filters(program: &Program, precision: Precision) -> HashMap<ValueId, Kept> {
+    let kept = |step: &Step| {
         let (filter, shapes) = (step.own_filter()?, step.inputs.iter().map(|&id| program.value(id).shape));
         let shapes: Vec<Shape> = shapes.collect();
-        let tile = ops::tile(step, &shapes)?;
-        (program.span(filter)?.len == tile.filter_len(shapes[1])).then_some((filter, tile))
+        let kept = Kept::of(step, &shapes, precision)?;
+        (program.span(filter)?.len == kept.len(shapes[1])).then_some((filter, kept))
     };
-    program.steps().iter().filter_map(transformed).collect()
+    program.steps().iter().filter_map(kept).collect()
 }
 
 /// A program bound to an arena.
@@ -157,15 +196,20 @@ struct CpuSession {
     routines: Vec<Routine>,
     arena: Arena,
     isolation: Option<Isolation>,
-    /// The filters that are kept transformed.
-    tiles: HashMap<ValueId, Tile>,
+    /// The filters that are kept otherwise than they are given.
+    kept: HashMap<ValueId, Kept>,
 }
 
 impl CpuSession {
     fn new(device: &CpuDevice, program: Program) -> Result<CpuSession> {
+        if device.precision != Precision::Float32 && program.trains() {
+            let problem = format!("{} learns in float32 only, not in {}", device.describe(), device.precision);
+            return Err(Error::Device(problem));
+        }
         let arena = Arena::new(program.arena_len())?;
+        let bfloat = BfloatKernels::new(device.bfloat.unwrap_or(BfloatSet::Portable));
         let kernels = MicroKernels::new(device.set);
-        let tiles = transformed_filters(&program);
+        let kept = kept_filters(&program, device.precision);
         let threads = device.threads();
         let routines = program
             .steps()
@@ -185,12 +229,13 @@ impl CpuSession {
                     workspace: arena.region(step.workspace),
                     kernels,
                     threads,
-                    tile: step.own_filter().and_then(|filter| tiles.get(&filter).copied()),
+                    bfloat,
+                    kept: step.own_filter().and_then(|filter| kept.get(&filter)),
                 })
             })
             .collect();
         let isolation = Isolation::of(&program);
-        Ok(CpuSession { program, pool: device.pool.clone(), routines, arena, isolation, tiles })
+        Ok(CpuSession { program, pool: device.pool.clone(), routines, arena, isolation, kept })
     }
 
     /// Runs all steps; `done` hears of each with the time it took.
@@ -242,9 +287,14 @@ impl Session for CpuSession {
         &self.program
     }
 
+    fn multiplies_in(&self, step: usize) -> Option<Precision> {
+        let filter = self.program.steps().get(step)?.own_filter();
+        Some(filter.and_then(|filter| self.kept.get(&filter)).map_or(Precision::Float32, Kept::precision))
+    }
+
     fn error_bound(&self, step: usize) -> Option<f64> {
         let filter = self.program.steps().get(step)?.own_filter()?;
-        self.tiles.get(&filter)?.error_bound(self.program.value(filter).shape)
+        self.kept.get(&filter)?.error_bound(self.program.value(filter).shape)
     }
 
     fn write(&mut self, value: ValueId, data: &[f32]) -> Result<()> {
@@ -252,8 +302,8 @@ impl Session for CpuSession {
         if matches!(self.program.value(value).source, Source::Node(_)) {
             return Err(Error::Request(format!("{} is computed, not given", self.program.value(value).name)));
         }
-        if let Some(tile) = self.tiles.get(&value) {
-            self.pool.install(|| tile.write_filter(shape, data, region));
+        if let Some(kept) = self.kept.get(&value) {
+            self.pool.install(|| kept.write(shape, data, region));
             return Ok(());
         }
         // SAFETY: `&mut self`: no routine is running.
@@ -278,11 +328,13 @@ impl Session for CpuSession {
         if !self.program.is_readable(value) {
             return Err(Error::Request(format!("{} is not an output of the program", self.program.value(value).name)));
         }
-        if self.tiles.contains_key(&value) {
+        if let Some(kept) = self.kept.get(&value) {
             let name = &self.program.value(value).name;
-            return Err(Error::Request(format!(
-                "{name} is kept transformed, for fewer multiplications; read it where it came from"
-            )));
+            let how = match kept {
+                Kept::Transformed(_) => "transformed, for fewer multiplications",
+                Kept::Rounded(_) => "rounded to bfloat16",
+            };
+            return Err(Error::Request(format!("{name} is kept {how}; read it where it came from")));
         }
         // SAFETY: routines run only under `&mut self`.
         layout::unpack(shape, unsafe { region.all() }, data);

@@ -165,6 +165,13 @@ impl Device for CudaDevice {
         Ok(Box::new(CudaDevice { precision, ..self.clone() }))
     }
 
+    fn fastest_precision(&self) -> (Precision, String) {
+        match self.check_precision(Precision::Float16) {
+            Ok(()) => (Precision::Float16, "its tensor cores multiply float16".to_owned()),
+            Err(error) => (Precision::Float32, error.to_string()),
+        }
+    }
+
     fn by_warpgroups(&self) -> Result<Box<dyn Device>> {
         if !self.driver.has_kernel(ops::A_KERNEL_OF_WARPGROUPS) {
             let why = "that needs an sm_90, and a build with 90 in CORONET_CUDA_ARCHS";

@@ -186,6 +186,7 @@ static HALF: tile::Configuration = configuration(TERMS / 2);
 /// One product, its right operand and its sums starting at the block at hand.
 #[derive(Clone, Copy)]
 struct Product<'a> {
+    adds: bool,
     lanes: usize,
     depth: usize,
     /// Terms of a row of a tile.
@@ -203,6 +204,7 @@ struct Product<'a> {
 /// # Safety
 /// As there.
 pub(super) unsafe fn sums(
+    adds: bool,
     (lanes, columns, depth): (usize, usize, usize),
     runs: &[Run],
     left: *const bf16,
@@ -218,6 +220,7 @@ pub(super) unsafe fn sums(
             // SAFETY: the caller's promise covers these columns and lanes; the tiles are configured for them.
             unsafe {
                 let product = Product {
+                    adds,
                     lanes,
                     depth,
                     terms,
@@ -243,23 +246,23 @@ pub(super) unsafe fn sums(
 /// # Safety
 /// All elements of them are readable and writable, and the tiles are configured, as in [`sums`].
 unsafe fn block<const COLUMN_TILES: usize, const LANE_TILES: usize>(product: Product) {
-    let Product { lanes, depth, terms, runs, left, right, column, sums } = product;
+    let Product { adds, lanes, depth, terms, runs, left, right, column, sums } = product;
     let (left_stride, right_stride, sums_stride) = (lanes * 4, column * 2, lanes * 4);
     // SAFETY: the caller's promise, for each statement.
     unsafe {
-        tile::zero::<0>();
+        begin::<0>(adds, sums, sums_stride);
         if LANE_TILES == 2 {
-            tile::zero::<1>();
+            begin::<1>(adds, sums.add(LANES), sums_stride);
         }
         if COLUMN_TILES == 2 {
-            tile::zero::<2>();
+            begin::<2>(adds, sums.add(COLUMNS * lanes), sums_stride);
         }
         if COLUMN_TILES == 2 && LANE_TILES == 2 {
-            tile::zero::<3>();
+            begin::<3>(adds, sums.add(COLUMNS * lanes + LANES), sums_stride);
         }
         for run in runs {
             for term in (0..depth).step_by(terms) {
-                let left = left.add(run.left + term * lanes);
+                let left = left.add((run.left + term) * lanes);
                 let right = right.add(run.right + term);
                 tile::load::<4, _>(right, right_stride);
                 tile::load::<6, _>(left, left_stride);
@@ -286,6 +289,22 @@ unsafe fn block<const COLUMN_TILES: usize, const LANE_TILES: usize>(product: Pro
         }
         if COLUMN_TILES == 2 && LANE_TILES == 2 {
             tile::store::<3, _>(sums.add(COLUMNS * lanes + LANES), sums_stride);
+        }
+    }
+}
+
+/// What a tile of sums starts from.
+///
+/// # Safety
+/// The tile is configured; its rows are readable.
+#[inline(always)]
+unsafe fn begin<const TILE: u8>(adds: bool, sums: *const f32, stride: usize) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        if adds {
+            tile::load::<TILE, _>(sums, stride);
+        } else {
+            tile::zero::<TILE>();
         }
     }
 }

@@ -15,7 +15,7 @@ pub(super) fn is_available() -> bool {
 }
 
 /// The sums of some vectors of lanes and some columns, held in registers.
-type Block = unsafe fn(usize, &[Run], *const bf16, (*const bf16, usize), *mut f32);
+type Block = unsafe fn(bool, usize, &[Run], *const bf16, (*const bf16, usize), *mut f32);
 
 /// Blocks of one number of vectors; `[n - 1]` works on `n` columns. At most 24 registers hold sums: the others are for
 /// the operands.
@@ -32,6 +32,7 @@ static OF_64_LANES: [Block; 6] = blocks!(4: 1 2 3 4 5 6);
 /// # Safety
 /// As there.
 pub(super) unsafe fn sums(
+    adds: bool,
     (lanes, columns, depth): (usize, usize, usize),
     runs: &[Run],
     left: *const bf16,
@@ -52,7 +53,7 @@ pub(super) unsafe fn sums(
         // SAFETY: the caller's promise covers these columns.
         unsafe {
             let right = (right.add(first * column), column);
-            blocks[end - first - 1](depth, runs, left, right, sums.add(first * lanes));
+            blocks[end - first - 1](adds, depth, runs, left, right, sums.add(first * lanes));
         }
     }
 }
@@ -63,6 +64,7 @@ pub(super) unsafe fn sums(
 /// All elements of them are readable and writable, as in [`sums`].
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 unsafe fn block<const VECTORS: usize, const COLUMNS: usize>(
+    adds: bool,
     depth: usize,
     runs: &[Run],
     left: *const bf16,
@@ -70,9 +72,17 @@ unsafe fn block<const VECTORS: usize, const COLUMNS: usize>(
     sums: *mut f32,
 ) {
     let mut totals = [[_mm512_setzero_ps(); VECTORS]; COLUMNS];
+    if adds {
+        for (j, totals) in totals.iter_mut().enumerate() {
+            for (vector, total) in totals.iter_mut().enumerate() {
+                // SAFETY: the caller's promise.
+                *total = unsafe { _mm512_loadu_ps(sums.add((j * VECTORS + vector) * LANES)) };
+            }
+        }
+    }
     for run in runs {
         // SAFETY: the caller's promise.
-        let (mut left, right) = unsafe { (left.add(run.left), right.add(run.right)) };
+        let (mut left, right) = unsafe { (left.add(run.left * VECTORS * LANES), right.add(run.right)) };
         for term in (0..depth).step_by(2) {
             // SAFETY: as above; the loads need no alignment.
             unsafe {

@@ -14,6 +14,7 @@ const COLUMNS: usize = 4;
 /// # Safety
 /// As there.
 pub(super) unsafe fn sums(
+    adds: bool,
     (lanes, columns, depth): (usize, usize, usize),
     runs: &[Run],
     left: *const bf16,
@@ -28,7 +29,7 @@ pub(super) unsafe fn sums(
                     // SAFETY: the caller's promise covers whole blocks, as it covers whole tiles.
                     unsafe {
                         let (left, right) = (left.add(lane * 2), right.add(first * column));
-                        block((lanes, depth), runs, left, (right, column), sums.add(first * lanes + lane));
+                        block(adds, (lanes, depth), runs, left, (right, column), sums.add(first * lanes + lane));
                     }
                 }
             }
@@ -42,6 +43,7 @@ pub(super) unsafe fn sums(
 /// All elements of them are readable and writable, as in [`sums`].
 #[inline(always)]
 unsafe fn block(
+    adds: bool,
     (lanes, depth): (usize, usize),
     runs: &[Run],
     left: *const bf16,
@@ -49,10 +51,16 @@ unsafe fn block(
     sums: *mut f32,
 ) {
     let mut totals = [[0.0; LANES]; COLUMNS];
+    if adds {
+        for (j, totals) in totals.iter_mut().enumerate() {
+            // SAFETY: the caller's promise.
+            *totals = unsafe { sums.add(j * lanes).cast::<[f32; LANES]>().read() };
+        }
+    }
     for run in runs {
         for pair in 0..depth / 2 {
             // SAFETY: the caller's promise; arrays of bfloat16 have its alignment.
-            let left = unsafe { left.add(run.left + pair * lanes * 2).cast::<[[bf16; 2]; LANES]>().read() };
+            let left = unsafe { left.add((run.left + pair * 2) * lanes).cast::<[[bf16; 2]; LANES]>().read() };
             for (j, totals) in totals.iter_mut().enumerate() {
                 // SAFETY: as above.
                 let right = unsafe { right.add(run.right + j * column + pair * 2).cast::<[bf16; 2]>().read() };

@@ -1,18 +1,7 @@
 //! Every set of this processor, and AMX by emulation where the processor lacks it.
 
+use super::sets_to_test as sets;
 use super::*;
-
-/// The sets to test. A test that runs emulated says so.
-fn sets() -> Vec<BfloatSet> {
-    let sets = BfloatSet::available();
-    #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
-    if !sets.contains(&BfloatSet::Amx) {
-        println!("this processor has no AMX: its kernels run by emulation");
-        amx_emulation::install();
-        return [vec![BfloatSet::Amx], sets].concat();
-    }
-    sets
-}
 
 /// A product as of a convolution with three taps, of which two overlap.
 struct Product {
@@ -31,7 +20,7 @@ impl Product {
     /// All that the sums do not need is NaN: behind the left operand, between columns, behind the last.
     fn new((lanes, columns, depth): (usize, usize, usize), column: usize, number: impl Fn(usize) -> f32) -> Product {
         let runs = [0, 1, columns + 2].map(|pixel| pixel * column);
-        let runs = std::array::from_fn(|tap| Run { left: (2 - tap) * depth * lanes, right: runs[tap] });
+        let runs = std::array::from_fn(|tap| Run { left: (2 - tap) * depth, right: runs[tap] });
         let mut left: Vec<bf16> = (0..3 * depth * lanes).map(|i| bf16::from_f32(number(i * 7 + 3))).collect();
         left.resize(left.len() + MARGIN, bf16::NAN);
         let mut right = vec![bf16::NAN; (columns + 2 + columns.next_multiple_of(COLUMNS)) * column + depth];
@@ -48,7 +37,7 @@ impl Product {
         let (lanes, _, depth) = self.size;
         self.runs.iter().flat_map(move |run| {
             (0..depth).map(move |k| {
-                let left = self.left[run.left + (k / 2) * lanes * 2 + i * 2 + k % 2];
+                let left = self.left[run.left * lanes + (k / 2) * lanes * 2 + i * 2 + k % 2];
                 (left, self.right[run.right + j * self.column + k])
             })
         })
@@ -56,13 +45,20 @@ impl Product {
 
     /// The sums by a set, which writes nothing around those of whole tiles.
     fn sums(&self, set: BfloatSet) -> Vec<f32> {
+        self.sums_added(set, false)
+    }
+
+    /// The same, added twice to what they were first where `adds` says so.
+    fn sums_added(&self, set: BfloatSet, adds: bool) -> Vec<f32> {
         let (lanes, columns, _) = self.size;
         let writable = columns.next_multiple_of(COLUMNS) * lanes;
         let mut sums = vec![UNWRITTEN; MARGIN + writable + MARGIN];
         // SAFETY: the vectors have room for whole tiles.
         unsafe {
             let (right, to) = ((self.right.as_ptr(), self.column), sums.as_mut_ptr().add(MARGIN));
-            BfloatKernels::new(set).sums(self.size, &self.runs, self.left.as_ptr(), right, to);
+            let add = |adds| BfloatKernels::new(set).sums(adds, self.size, &self.runs, self.left.as_ptr(), right, to);
+            add(false);
+            (0..2 * usize::from(adds)).for_each(|_| add(true));
         }
         let around = sums[..MARGIN].iter().chain(&sums[MARGIN + writable..]);
         assert!(around.into_iter().all(|&x| x == UNWRITTEN), "{} writes around its sums", set.name());
@@ -92,6 +88,9 @@ fn sums_of_integers_are_exact() {
                 for &set in &sets {
                     let name = set.name();
                     assert!(product.sums(set) == expected, "{name}, {lanes} lanes, {columns} columns of {depth}");
+                    let threefold: Vec<f32> = expected.iter().map(|sum| 3.0 * sum).collect();
+                    let added = product.sums_added(set, true);
+                    assert!(added == threefold, "{name}, {lanes} lanes, {columns} columns of {depth}, added");
                 }
             }
         }
@@ -203,7 +202,7 @@ fn operands_and_sums_may_end_where_memory_ends() {
         unsafe {
             let right = (right.start::<bf16>().cast_const(), product.column);
             let (left, to) = (left.start::<bf16>().cast_const(), sums.start::<f32>());
-            BfloatKernels::new(set).sums(product.size, &product.runs, left, right, to);
+            BfloatKernels::new(set).sums(false, product.size, &product.runs, left, right, to);
             std::slice::from_raw_parts(to, columns * lanes).to_vec()
         }
     };
@@ -249,7 +248,7 @@ fn tiles_give_the_bits_of_the_manual() {
     for run in &product.runs {
         for term in (0..depth).step_by(32) {
             let rows = product.right[run.right + term..].as_ptr() as u64;
-            let pairs = product.left[run.left + term * lanes..].as_ptr() as u64;
+            let pairs = product.left[(run.left + term) * lanes..].as_ptr() as u64;
             instructions.push(Instruction::Load { tile: 1, from: rows, stride: 2 * depth as u64 });
             instructions.push(Instruction::Load { tile: 2, from: pairs, stride: 4 * lanes as u64 });
             instructions.push(Instruction::Multiply { sums: 0, rows: 1, pairs: 2 });

@@ -1,7 +1,9 @@
 //! Convolution, its gradients and transposed convolution on the CPU, all through the correlation engines.
 
+use super::super::bfloat_conv::{self, BfloatConv};
 use super::super::correlate::{Axis, Correlation, SourceLayout};
 use super::super::correlate_filters::FilterCorrelation;
+use super::super::kept::Kept;
 use super::super::layout::{Panel, padded, panels, storage};
 use super::super::memory::Region;
 use super::super::stencil::{self, Stencil};
@@ -19,8 +21,10 @@ fn filter(shape: Shape) -> (usize, usize, usize, usize) {
 }
 
 pub(super) fn forward(conv: &Conv, binding: &Binding<'_>) -> Routine {
-    if let Some(tile) = binding.tile {
-        return by_tiles(tile, conv, binding);
+    match binding.kept {
+        Some(Kept::Transformed(tile)) => return by_tiles(*tile, conv, binding),
+        Some(Kept::Rounded(filter)) => return rounded(filter, conv, binding),
+        None => {}
     }
     let shapes = (binding.input_shapes[0], binding.input_shapes[1]);
     let relu = binding.epilogue.relu;
@@ -45,8 +49,22 @@ fn by_tiles(tile: Tile, conv: &Conv, binding: &Binding<'_>) -> Routine {
     Box::new(move || winograd.run(x, w, bias, y, workspace))
 }
 
+fn rounded(filter: &bfloat_conv::Filter, conv: &Conv, binding: &Binding<'_>) -> Routine {
+    let (maps, relu) = (binding.input_shapes[0], binding.epilogue.relu);
+    let rounded = BfloatConv::new(conv, (maps, filter.clone()), relu, binding.threads);
+    let memory = bfloat_conv::Memory {
+        source: binding.inputs[0],
+        filter: binding.inputs[1],
+        bias: binding.inputs.get(2).copied(),
+        target: binding.outputs[0],
+        workspace: binding.workspace,
+    };
+    let kernels = binding.bfloat;
+    Box::new(move || rounded.run(kernels, memory))
+}
+
 /// Whether a convolution has the pixels of a row as lanes.
-pub(super) fn is_by_rows(conv: &Conv, inputs: &[Shape]) -> bool {
+pub(in crate::device::cpu) fn is_by_rows(conv: &Conv, inputs: &[Shape]) -> bool {
     Stencil::of_maps(conv, (inputs[0], inputs[1]), false, 1).is_some()
 }
 
@@ -63,13 +81,14 @@ pub(super) fn by_rows(stencil: Stencil, binding: &Binding<'_>) -> Routine {
     Box::new(move || stencil.run(set, memory))
 }
 
-/// Numbers of scratch memory of a convolution, with its filter transformed for tiles or as it is.
-pub(super) fn workspace(tile: Option<Tile>, conv: &Conv, inputs: &[Shape], threads: usize) -> usize {
+/// Numbers of scratch memory of a convolution, whose filter is kept in some way or as it is.
+pub(super) fn workspace(kept: Option<&Kept>, conv: &Conv, inputs: &[Shape], threads: usize) -> usize {
     let shapes = (inputs[0], inputs[1]);
-    if let Some(tile) = tile {
-        return winograd::workspace(tile, conv, shapes.0, shapes.1, threads);
+    match kept {
+        Some(Kept::Transformed(tile)) => winograd::workspace(*tile, conv, shapes.0, shapes.1, threads),
+        Some(Kept::Rounded(filter)) => BfloatConv::new(conv, (shapes.0, filter.clone()), false, threads).workspace(),
+        None => Stencil::of_maps(conv, shapes, false, threads).map_or(0, |stencil| stencil.workspace()),
     }
-    Stencil::of_maps(conv, shapes, false, threads).map_or(0, |stencil| stencil.workspace())
 }
 
 pub(super) fn input_grad(grad: &ConvInputGrad, binding: &Binding<'_>) -> Routine {

@@ -4,7 +4,7 @@
 
 mod channel_sum;
 mod concatenate;
-mod conv;
+pub(super) mod conv;
 mod cross_entropy;
 mod instance_norm;
 mod max_pool;
@@ -16,9 +16,10 @@ mod sum_of_squares;
 mod temporal_conv;
 
 use super::Routine;
+use super::bfloat::BfloatKernels;
+use super::kept::Kept;
 use super::memory::Region;
 use super::microkernel::MicroKernels;
-use super::winograd::Tile;
 use crate::graph::Shape;
 use crate::ops::Op;
 use crate::program::{Epilogue, Residual, Step};
@@ -36,8 +37,9 @@ pub(super) struct Binding<'a> {
     pub workspace: Region,
     pub kernels: MicroKernels,
     pub threads: usize,
-    /// How the filter has been transformed, of a convolution whose filter has.
-    pub tile: Option<Tile>,
+    pub bfloat: BfloatKernels,
+    /// How the filter is kept, of a convolution that keeps it otherwise than it is given.
+    pub kept: Option<&'a Kept>,
 }
 
 impl Binding<'_> {
@@ -58,20 +60,10 @@ pub(super) fn folds(op: &Op, epilogue: &Epilogue) -> bool {
     residual_fits && norm.is_none() && !sigmoid && statistics.is_none()
 }
 
-/// By what tiles a step is computed, if by any.
-pub(super) fn tile(step: &Step, inputs: &[Shape]) -> Option<Tile> {
-    match &step.op {
-        Op::Conv(conv) if step.filter_is_its_own && !conv::is_by_rows(conv, inputs) => {
-            Tile::of(conv, inputs[0], inputs[1])
-        }
-        _ => None,
-    }
-}
-
 /// Numbers of scratch memory a step needs.
-pub(super) fn workspace(step: &Step, inputs: &[Shape], threads: usize) -> usize {
+pub(super) fn workspace(step: &Step, kept: Option<&Kept>, inputs: &[Shape], threads: usize) -> usize {
     match &step.op {
-        Op::Conv(conv) => conv::workspace(tile(step, inputs), conv, inputs, threads),
+        Op::Conv(conv) => conv::workspace(kept, conv, inputs, threads),
         Op::ConvInputGrad(_) | Op::TransposedConv(_) => conv::flipped_filter_len(inputs[1]),
         Op::ConvFilterGrad(grad) => conv::filter_grad_workspace(grad, inputs),
         Op::TemporalConv(_) => temporal_conv::workspace(inputs, threads),
