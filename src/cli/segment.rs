@@ -12,7 +12,7 @@ use coronet::media::{ClipReader, FrameRange, LabelReader, Size};
 use coronet::post::{MinimumArea, PostProcessing, Threshold};
 use coronet::result_folder::ResultFolder;
 use coronet::segment::{
-    EngineNetwork, LabelAgreement, Labels, OverlayVideo, RESULTS, ResultsOptions, SegmentOptions, Summary,
+    BusyShares, EngineNetwork, LabelAgreement, Labels, OverlayVideo, RESULTS, ResultsOptions, SegmentOptions, Summary,
     WindowNetwork, segment_into,
 };
 use coronet::weights::{EMBEDDED_ORIGIN, Weights};
@@ -209,6 +209,16 @@ fn closing_lines(summary: &Summary, folder: &Path) -> String {
     if let Some(network) = summary.network_ms {
         let _ = write!(lines, "; network step {:.1} ms (median), {:.1} ms (p99)", network.median, network.p99);
     }
+    let BusyShares { decoding, network, finishing } = summary.busy;
+    let percent = |share: f64| format!("{:.0} %", 100.0 * share);
+    let _ = write!(
+        lines,
+        "\nbusy of the time: decoding {}, network {}, writing {}; {} bounds it",
+        percent(decoding),
+        percent(network),
+        percent(finishing),
+        summary.busy.bound()
+    );
     if let Some(LabelAgreement { path, agreement, .. }) = &summary.labels {
         let (mean, pooled) = (agreement.mean.dice, agreement.pooled.dice);
         let _ = write!(lines, "\nDice {pooled:.3} over all pixels, {mean:.3} as mean of the frames, against {path}");
@@ -302,7 +312,9 @@ mod tests {
         assert!(lines[2].contains("overlay video"), "{text}");
         assert_eq!(lines[3], format!("contact sheet {folder}/contact_sheet.png"));
         assert!(lines[4].contains(" frames/s over ") && lines[4].contains("; network step "), "{text}");
-        assert_eq!(lines.len(), 5);
+        let said = |text| lines[5].contains(text);
+        assert!(said("busy of the time: decoding ") && said(" %, network ") && said(" bounds it"), "{text}");
+        assert_eq!(lines.len(), 6);
     }
 
     #[test]

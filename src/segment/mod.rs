@@ -20,10 +20,10 @@ pub use engine::{EngineNetwork, EngineTimes};
 pub use labels::{LabelAgreement, Labels};
 pub use latency::Latency;
 pub use overlay_video::OverlayVideo;
-pub use pipeline::{FrameReport, MaskSink, Observer, Run, SegmentOptions, SegmentedFrame, segment_clip};
+pub use pipeline::{Busy, FrameReport, MaskSink, Observer, Run, SegmentOptions, SegmentedFrame, segment_clip};
 pub use results::{NoVideo, OpenVideo, RESULTS, ResultsOptions, VideoSink, segment_into};
 pub use stream::{Delay, StreamSegmenter};
-pub use summary::{FrameArea, OutputSummary, Summary};
+pub use summary::{BusyShares, FrameArea, OutputSummary, Summary};
 
 use crate::device::FrameSession;
 use crate::error::Result;

@@ -91,6 +91,46 @@ pub struct Run {
     pub reports: Vec<FrameReport>,
     /// From the first frame read to the last mask handed over.
     pub wall: Duration,
+    /// How long each stage worked in that time.
+    pub busy: Busy,
+}
+
+/// How long the stages of a run worked, waits for each other left out. They run side by side: the one that was busy for most of
+/// the time bounds the run.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Busy {
+    /// Reading frames and preparing them for the network.
+    pub decoding: Duration,
+    /// The network.
+    pub network: Duration,
+    /// Back to the source's size, to masks, and what the sink does with them.
+    pub finishing: Duration,
+}
+
+/// Adds up the time that a stage works.
+struct Work<'a> {
+    total: &'a mut Duration,
+    since: Instant,
+}
+
+impl<'a> Work<'a> {
+    fn begin(total: &'a mut Duration) -> Work<'a> {
+        Work { total, since: Instant::now() }
+    }
+
+    /// Does what may wait for another stage, which is no work.
+    fn wait<T>(&mut self, waiting: impl FnOnce() -> T) -> T {
+        *self.total += self.since.elapsed();
+        let result = waiting();
+        self.since = Instant::now();
+        result
+    }
+}
+
+impl Drop for Work<'_> {
+    fn drop(&mut self) {
+        *self.total += self.since.elapsed();
+    }
 }
 
 /// Segments the frames of a clip, each with its neighbours; mask i belongs to frame i.
@@ -118,15 +158,20 @@ pub fn segment_clip(
     let first_error = OnceLock::new();
     // Grows as frames arrive: how many a damaged clip promises is no measure of memory.
     let mut reports = Vec::new();
+    let mut busy = Busy::default();
     std::thread::scope(|threads| {
         let (to_network, from_decoder) = sync_channel(WAITING);
         let (to_finish, from_network) = sync_channel(WAITING);
         let (plan, first_error, reports) = (&plan, &first_error, &mut reports);
-        threads.spawn(move || stage("decoding", first_error, || decode(plan, reader, preparer, to_network, observer)));
+        let [decoding, networking, finishing] =
+            [&mut busy.decoding, &mut busy.network, &mut busy.finishing].map(Work::begin);
         threads.spawn(move || {
-            stage("finishing", first_error, || finish(plan, from_network, sink, reports, observer));
+            stage("decoding", first_error, || decode(plan, reader, preparer, to_network, observer, decoding));
         });
-        stage("network", first_error, || estimate(plan, network, from_decoder, to_finish, observer));
+        threads.spawn(move || {
+            stage("finishing", first_error, || finish(plan, from_network, sink, reports, observer, finishing));
+        });
+        stage("network", first_error, || estimate(plan, network, from_decoder, to_finish, observer, networking));
     });
 
     match first_error.into_inner() {
@@ -134,7 +179,7 @@ pub fn segment_clip(
         None if reports.len() < plan.frames.len() => {
             Err(Error::Internal(format!("{} of {} frames got a mask", reports.len(), plan.frames.len())))
         }
-        None => Ok(Run { frames: plan.frames, reports, wall: begun.elapsed() }),
+        None => Ok(Run { frames: plan.frames, reports, wall: begun.elapsed(), busy }),
     }
 }
 
@@ -205,6 +250,7 @@ fn decode(
     mut preparer: Option<FramePreparer>,
     to_network: SyncSender<Prepared>,
     observer: &dyn Observer,
+    mut work: Work<'_>,
 ) -> Result<()> {
     for index in 0..plan.seen.end {
         go_on(observer)?;
@@ -219,7 +265,7 @@ fn decode(
         }
         // Neighbours outside of the range are only looked at.
         let frame = (preparer.is_none() || plan.frames.contains(&index)).then_some(frame);
-        if to_network.send(Prepared { index, frame, planes }).is_err() {
+        if work.wait(|| to_network.send(Prepared { index, frame, planes })).is_err() {
             return Ok(());
         }
     }
@@ -233,11 +279,12 @@ fn estimate(
     from_decoder: Receiver<Prepared>,
     to_finish: SyncSender<Estimate>,
     observer: &dyn Observer,
+    mut work: Work<'_>,
 ) -> Result<()> {
     let mut window = Window::new(plan.neighbours, plan.total);
     for index in plan.frames.clone() {
         while window.wants_for(index) {
-            match from_decoder.recv() {
+            match work.wait(|| from_decoder.recv()) {
                 Ok(prepared) => take(network, &mut window, &plan.asked, prepared)?,
                 Err(_) => return Ok(()),
             }
@@ -247,7 +294,7 @@ fn estimate(
         let Some(frame) = window.take_frame(index) else {
             return Err(Error::Internal(format!("frame {index} is not in its own window")));
         };
-        if to_finish.send(Estimate { index, frame, answer }).is_err() {
+        if work.wait(|| to_finish.send(Estimate { index, frame, answer })).is_err() {
             return Ok(());
         }
     }
@@ -261,9 +308,10 @@ fn finish(
     sink: &mut dyn MaskSink,
     reports: &mut Vec<FrameReport>,
     observer: &dyn Observer,
+    mut work: Work<'_>,
 ) -> Result<()> {
     let mut resize = BilinearResize::new(plan.input, plan.asked.source)?;
-    for Estimate { index, frame, answer } in from_network {
+    while let Ok(Estimate { index, frame, answer }) = work.wait(|| from_network.recv()) {
         go_on(observer)?;
         let network = answer.took;
         let (mask, probability) = answer.finished(&mut resize, &plan.asked)?;

@@ -1,8 +1,10 @@
 //! `summary.json`: what went in, what was done, what came out and how long it took.
 
+use super::pipeline::Busy;
 use super::results::RESULTS;
 use super::{LabelAgreement, Latency, Run, SegmentOptions};
 use crate::media::{ClipSummary, FrameRange};
+use std::time::Duration;
 
 /// Raised when a field changes its meaning or goes away; new fields do not raise it.
 const SCHEMA_VERSION: u32 = 1;
@@ -39,6 +41,33 @@ pub struct Summary {
     pub wall_seconds: f64,
     /// Masks per second of that time.
     pub frames_per_second: f64,
+    /// For what share of that time, 0 to 1, each stage worked; they run side by side.
+    pub busy: BusyShares,
+}
+
+/// How much of a run's time its stages worked, waits for each other left out.
+#[derive(Debug, Clone, Copy, PartialEq, serde::Serialize)]
+pub struct BusyShares {
+    /// Reading frames and preparing them.
+    pub decoding: f64,
+    /// The network.
+    pub network: f64,
+    /// Masks, images, the video.
+    pub finishing: f64,
+}
+
+impl BusyShares {
+    fn of(busy: Busy, wall: Duration) -> BusyShares {
+        let share = |time: Duration| time.as_secs_f64() / wall.as_secs_f64().max(1e-9);
+        let Busy { decoding, network, finishing } = busy;
+        BusyShares { decoding: share(decoding), network: share(network), finishing: share(finishing) }
+    }
+
+    /// The stage that was busy for most of the time, in words.
+    pub fn bound(&self) -> &'static str {
+        let stages = [(self.network, "the network"), (self.finishing, "writing"), (self.decoding, "decoding")];
+        stages.into_iter().reduce(|most, next| if next.0 > most.0 { next } else { most }).map_or("", |stage| stage.1)
+    }
 }
 
 /// The files of a run. What is `null` was not asked for, or could not be made.
@@ -99,6 +128,7 @@ impl Summary {
             network_ms: Latency::of(&times),
             wall_seconds,
             frames_per_second: run.reports.len() as f64 / wall_seconds.max(1e-9),
+            busy: BusyShares::of(run.busy, run.wall),
             input,
         }
     }

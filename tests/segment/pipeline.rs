@@ -128,6 +128,26 @@ fn masks_have_the_clips_size_whatever_the_networks() {
     }
 }
 
+/// A sink that takes its time.
+struct Slow;
+
+const TAKES: Duration = Duration::from_millis(20);
+
+impl MaskSink for Slow {
+    fn accept(&mut self, _: SegmentedFrame) -> Result<()> {
+        std::thread::sleep(TAKES);
+        Ok(())
+    }
+}
+
+#[test]
+fn a_stage_that_waits_for_a_slow_one_does_not_count_as_busy() {
+    let run = segment_clip(&mut Clip::of(20), &mut Network::with(1), &options(None), &mut Slow, &()).unwrap();
+    assert!(run.busy.finishing >= 20 * TAKES && run.busy.finishing <= run.wall, "{:?}", run.busy);
+    // Frames of 16x12 pixels: what is left is a share of the wait.
+    assert!(run.busy.network < 10 * TAKES && run.busy.decoding < 10 * TAKES, "{:?}", run.busy);
+}
+
 #[test]
 fn the_first_error_of_any_stage_comes_back() {
     for stage in ["reader", "network", "sink"] {

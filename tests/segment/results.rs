@@ -92,6 +92,12 @@ fn the_summary_says_what_went_in_what_was_done_and_what_came_out() {
     let speed = summary["frames_per_second"].take().as_f64().unwrap();
     assert!((speed * seconds - 3.0).abs() < 1e-6, "three masks in {seconds} s are not {speed} a second");
 
+    let busy = summary["busy"].take();
+    for stage in ["decoding", "network", "finishing"] {
+        let share = busy[stage].as_f64().unwrap();
+        assert!((0.0..=1.0).contains(&share), "{busy}");
+    }
+
     let area = |frame: usize| serde_json::json!({"frame": frame, "vessel_pixels": 1, "vessel_fraction": 1.0 / 192.0});
     let expected = serde_json::json!({
         "schema": "coronet/segment",
@@ -111,7 +117,7 @@ fn the_summary_says_what_went_in_what_was_done_and_what_came_out() {
         },
         "areas": [area(2), area(3), area(4)],
         "labels": null,
-        "network_ms": null, "wall_seconds": null, "frames_per_second": null,
+        "network_ms": null, "wall_seconds": null, "frames_per_second": null, "busy": null,
     });
     assert_eq!(summary, expected);
 }

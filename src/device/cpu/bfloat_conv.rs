@@ -16,6 +16,8 @@ use std::ops::Range;
 
 /// Channels read and made below which more is padding than not.
 const LEAST_CHANNELS: (usize, usize) = (16, 8);
+/// Terms of a sum below which rounding takes longer than it saves.
+const LEAST_TERMS: usize = 128;
 /// Terms of a sum, taps times channels, that are taken together.
 const TERMS: usize = 576;
 /// Lanes of a panel: four vectors, or four tiles.
@@ -39,10 +41,11 @@ impl Filter {
     /// The filter of a convolution that is worth rounding, if it is.
     pub fn of(filter: Shape) -> Option<Filter> {
         let Shape::Filter { outputs, inputs, height, width } = filter else { return None };
-        if inputs < LEAST_CHANNELS.0 || outputs < LEAST_CHANNELS.1 {
+        let taps = height * width;
+        if inputs < LEAST_CHANNELS.0 || outputs < LEAST_CHANNELS.1 || inputs * taps < LEAST_TERMS {
             return None;
         }
-        let (depth, taps) = (depth(inputs), height * width);
+        let depth = depth(inputs);
         let most = (TERMS / taps / 32 * 32).max(32);
         let chunks = depth.div_ceil(most);
         let chunk = self::depth(depth.div_ceil(chunks));
@@ -348,7 +351,7 @@ mod tests {
             (16, 24, (9, 20), 3, 1, 1),
             (40, 72, (7, 18), 3, 2, 1),
             (136, 80, (12, 5), 3, 1, 3),
-            (96, 16, (4, 33), 1, 1, 1),
+            (160, 16, (4, 33), 1, 1, 1),
         ] {
             let conv = Conv { stride, padding: dilation * (kernel / 2), dilation };
             let filter = Shape::Filter { outputs, inputs, height: kernel, width: kernel };
