@@ -1,6 +1,9 @@
-//! The most that this processor can do on the device's threads: fused multiply-adds in registers, and a copy.
+//! The most that this processor can do on the device's threads: fused multiply-adds in registers, or products of bfloat16 from
+//! the first-level cache, and a copy.
 
+use super::bfloat::{BfloatKernels, COLUMNS, Run};
 use crate::device::Ceilings;
+use half::bf16;
 use pulp::{Simd, WithSimd};
 use rayon::ThreadPool;
 use rayon::prelude::*;
@@ -17,8 +20,35 @@ const TRIES: usize = 7;
 const LEAST_COPY: usize = 64 << 20;
 const MOST_COPY: usize = 512 << 20;
 
-pub(super) fn measure(pool: &ThreadPool) -> Ceilings {
-    Ceilings { flops: arithmetic(pool), bytes: copy(pool) }
+/// Of products in bfloat16 where kernels for them are given, else in float32.
+pub(super) fn measure(pool: &ThreadPool, bfloat: Option<BfloatKernels>) -> Ceilings {
+    let flops = bfloat.map_or_else(|| arithmetic(pool), |kernels| products(pool, kernels));
+    Ceilings { flops, bytes: copy(pool) }
+}
+
+/// Lanes, columns and terms of a product of bfloat16, and how often it is added: operands stay in the first-level cache.
+const PRODUCT: (usize, usize, usize) = (64, 36, 64);
+const PRODUCTS: usize = 64;
+const CALLS: usize = 200;
+
+fn products(pool: &ThreadPool, kernels: BfloatKernels) -> f64 {
+    let (lanes, columns, depth) = PRODUCT;
+    let whole = columns.next_multiple_of(COLUMNS);
+    let runs = [Run { left: 0, right: 0 }; PRODUCTS];
+    let time = best(|| {
+        pool.broadcast(|_| {
+            let (left, right) = (vec![bf16::ONE; depth * lanes], vec![bf16::ONE; whole * depth]);
+            let mut sums = vec![0.0; whole * lanes];
+            for _ in 0..CALLS {
+                // SAFETY: the vectors have these sizes, for whole tiles of columns.
+                unsafe {
+                    kernels.sums(false, PRODUCT, &runs, left.as_ptr(), (right.as_ptr(), depth), sums.as_mut_ptr())
+                };
+            }
+            black_box(sums);
+        });
+    });
+    (2 * lanes * columns * depth * PRODUCTS * CALLS * pool.current_num_threads()) as f64 / time.as_secs_f64()
 }
 
 /// `ROUNDS` multiply-adds on each of `CHAINS` vectors; their sum, and how many operations that were.
@@ -75,6 +105,7 @@ fn copy(pool: &ThreadPool) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use super::super::BfloatSet;
     use super::*;
 
     #[test]
@@ -88,8 +119,11 @@ mod tests {
     #[test]
     fn ceilings_are_those_of_a_computer() {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
-        let Ceilings { flops, bytes } = measure(&pool);
-        assert!((1e8..1e13).contains(&flops), "{flops:e}");
-        assert!((1e8..1e13).contains(&bytes), "{bytes:e}");
+        let sets = BfloatSet::available().into_iter().map(|set| Some(BfloatKernels::new(set)));
+        for bfloat in sets.chain([None]) {
+            let Ceilings { flops, bytes } = measure(&pool, bfloat);
+            assert!((1e8..1e13).contains(&flops), "{flops:e}");
+            assert!((1e8..1e13).contains(&bytes), "{bytes:e}");
+        }
     }
 }

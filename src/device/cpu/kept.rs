@@ -1,5 +1,6 @@
 //! How convolutions keep filters that nobody changes: as they multiply them.
 
+use super::bfloat::BfloatSet;
 use super::bfloat_conv;
 use super::memory::Region;
 use super::ops::conv::is_by_rows;
@@ -29,15 +30,21 @@ pub(super) enum Kept {
 }
 
 impl Kept {
-    /// How a step keeps its filter, unless it is as it is given.
-    pub fn of(step: &Step, inputs: &[Shape], precision: Precision) -> Option<Kept> {
-        match &step.op {
-            Op::Conv(conv) if step.filter_is_its_own && !is_by_rows(conv, inputs) => match precision {
-                Precision::BFloat16 if !is_early(step) => bfloat_conv::Filter::of(inputs[1]).map(Kept::Rounded),
-                _ => Tile::of(conv, inputs[0], inputs[1]).map(Kept::Transformed),
-            },
-            _ => None,
+    /// How a step keeps its filter, unless it is as it is given; where products are to be of bfloat16, by which instructions.
+    pub fn of(step: &Step, inputs: &[Shape], bfloat: Option<BfloatSet>) -> Option<Kept> {
+        let Op::Conv(conv) = &step.op else { return None };
+        if !step.filter_is_its_own || is_by_rows(conv, inputs) {
+            return None;
         }
+        let tile = Tile::of(conv, inputs[0], inputs[1]);
+        // AVX-512 multiplies twice as much of bfloat16: less than the larger tile saves, more than the smaller one.
+        let is_rounded = match bfloat {
+            None => false,
+            Some(BfloatSet::Avx512) => tile != Some(Tile::Four) && !is_early(step),
+            Some(BfloatSet::Amx | BfloatSet::Portable) => !is_early(step),
+        };
+        let rounded = bfloat_conv::Filter::of(inputs[1]).filter(|_| is_rounded).map(Kept::Rounded);
+        rounded.or(tile.filter(|_| !is_rounded).map(Kept::Transformed))
     }
 
     /// Room that it takes, in float32 numbers.

@@ -85,6 +85,11 @@ impl CpuDevice {
         Ok(CpuDevice { bfloat: Some(set), ..self })
     }
 
+    /// What products of bfloat16 are computed by, where they are to be such.
+    fn rounding(&self) -> Option<BfloatSet> {
+        self.bfloat.filter(|_| self.precision == Precision::BFloat16)
+    }
+
     /// How many threads compute.
     pub fn threads(&self) -> usize {
         self.pool.current_num_threads()
@@ -105,11 +110,11 @@ impl Target for CpuDevice {
     }
 
     fn workspace(&self, step: &Step, inputs: &[Shape], _outputs: &[Shape]) -> usize {
-        ops::workspace(step, Kept::of(step, inputs, self.precision).as_ref(), inputs, self.threads())
+        ops::workspace(step, Kept::of(step, inputs, self.rounding()).as_ref(), inputs, self.threads())
     }
 
     fn filter_storage(&self, step: &Step, inputs: &[Shape]) -> usize {
-        Kept::of(step, inputs, self.precision).map_or_else(|| self.storage(inputs[1]), |kept| kept.len(inputs[1]))
+        Kept::of(step, inputs, self.rounding()).map_or_else(|| self.storage(inputs[1]), |kept| kept.len(inputs[1]))
     }
 }
 
@@ -129,7 +134,7 @@ impl Device for CpuDevice {
     }
 
     fn ceilings(&self) -> Result<Option<Ceilings>> {
-        Ok(Some(ceilings::measure(&self.pool)))
+        Ok(Some(ceilings::measure(&self.pool, self.rounding().map(BfloatKernels::new))))
     }
 
     fn precisions(&self) -> Vec<Precision> {
@@ -152,8 +157,8 @@ impl Device for CpuDevice {
         match self.bfloat {
             Some(BfloatSet::Amx) => (Precision::BFloat16, "the processor has AMX-BF16".to_owned()),
             Some(set) => {
-                let why = "in float32 fewer multiplications are needed (Winograd), which is no slower";
-                (Precision::Float32, format!("the processor has {}, but no AMX, and {why}", set.name()))
+                let why = "float32 needs fewer multiplications (Winograd) and is all but as quick";
+                (Precision::Float32, format!("the processor has {}, but no AMX, and with that {why}", set.name()))
             }
             None => (Precision::Float32, "the processor has neither AMX-BF16 nor AVX-512 BF16".to_owned()),
         }
@@ -178,11 +183,11 @@ type Routine = Box<dyn Fn() + Send + Sync>;
 
 /// The filters that a program keeps otherwise than they are given, and how. Whoever lowered it for a device that only lends this one's
 /// arithmetic may have planned no room for that; then they are kept as they are.
-fn kept_filters(program: &Program, precision: Precision) -> HashMap<ValueId, Kept> {
+fn kept_filters(program: &Program, rounding: Option<BfloatSet>) -> HashMap<ValueId, Kept> {
     let kept = |step: &Step| {
         let (filter, shapes) = (step.own_filter()?, step.inputs.iter().map(|&id| program.value(id).shape));
         let shapes: Vec<Shape> = shapes.collect();
-        let kept = Kept::of(step, &shapes, precision)?;
+        let kept = Kept::of(step, &shapes, rounding)?;
         (program.span(filter)?.len == kept.len(shapes[1])).then_some((filter, kept))
     };
     program.steps().iter().filter_map(kept).collect()
@@ -209,7 +214,7 @@ impl CpuSession {
         let arena = Arena::new(program.arena_len())?;
         let bfloat = BfloatKernels::new(device.bfloat.unwrap_or(BfloatSet::Portable));
         let kernels = MicroKernels::new(device.set);
-        let kept = kept_filters(&program, device.precision);
+        let kept = kept_filters(&program, device.rounding());
         let threads = device.threads();
         let routines = program
             .steps()
