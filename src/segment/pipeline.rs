@@ -265,7 +265,7 @@ fn decode(
         }
         // Neighbours outside of the range are only looked at.
         let frame = (preparer.is_none() || plan.frames.contains(&index)).then_some(frame);
-        if work.wait(|| to_network.send(Prepared { index, frame, planes })).is_err() {
+        if work.wait(|| to_network.send(Prepared { index, frame, planes }).is_err()) {
             return Ok(());
         }
     }
@@ -294,7 +294,7 @@ fn estimate(
         let Some(frame) = window.take_frame(index) else {
             return Err(Error::Internal(format!("frame {index} is not in its own window")));
         };
-        if work.wait(|| to_finish.send(Estimate { index, frame, answer })).is_err() {
+        if work.wait(|| to_finish.send(Estimate { index, frame, answer }).is_err()) {
             return Ok(());
         }
     }
