@@ -196,6 +196,17 @@ fn the_convolution_before_a_norm_does_as_much_of_it_as_the_device_and_other_read
     assert_eq!(norms(&step.network.graph, step.total_loss, &emulated), [0, 48, 48, 0]);
 }
 
+#[test]
+fn a_network_does_not_learn_in_bfloat16_on_the_cpu() {
+    let cpu = CpuDevice::new(Some(1)).unwrap().with_bfloat(BfloatSet::Portable).unwrap();
+    let device = cpu.with_precision(Precision::BFloat16).unwrap();
+    let network = CeNet::build(config(4, Stem::Half, 1), 2, 96, 96).unwrap();
+    let step = TrainingStep::build(network, TRAINING[0].0, TRAINING[0].1).unwrap();
+    let program = Program::lower(&step.network.graph, &[step.total_loss], &*device, Placement::Shared).unwrap();
+    let sentence = device.load(program).err().map(|error| error.to_string()).unwrap_or_default();
+    assert!(sentence.contains("learns in float32 only, not in bfloat16"), "{sentence}");
+}
+
 /// A device for which nothing is folded but statistics, whose parts would be others elsewhere, or all but the pooling, which
 /// adds in another order.
 #[cfg(feature = "emulator")]

@@ -2,6 +2,8 @@
 
 use super::place::{CORONET, Place, sentence, tree};
 use assert_cmd::Command;
+use coronet::device::Device;
+use coronet::device::cpu::CpuDevice;
 use std::path::Path;
 use std::process::Stdio;
 
@@ -32,8 +34,8 @@ fn a_table_has_a_row_for_every_check_and_a_summary() {
     let all = listed(pattern);
     assert!(all.len() > 30);
     for device in DEVICES {
-        // A CPU multiplies in float32 only.
-        let is_run = |text: &&String| *device == "emulated" || precision(text) == "float32";
+        let of_cpu: Vec<String> = CpuDevice::new(Some(1)).unwrap().precisions().iter().map(|p| p.to_string()).collect();
+        let is_run = |text: &&String| *device == "emulated" || of_cpu.iter().any(|p| p == precision(text));
         let texts: Vec<&String> = all.iter().filter(is_run).collect();
         assert_eq!(texts.len() < all.len(), *device == "cpu");
         let table = passed(&["--device", device, "--op", pattern]);
