@@ -1,13 +1,14 @@
-//! `--device` and `--threads`, the same for every verb that computes something.
+//! `--device`, `--threads` and what else says how a device computes, the same for every verb that computes something.
 
-use super::note;
-use clap::Args;
+use super::{note, tuning};
+use clap::{Args, ValueHint};
 use coronet::Result;
 use coronet::device::{Device, DeviceChoice, Precision, PrecisionChoice};
 use std::num::NonZeroUsize;
+use std::path::PathBuf;
 
 /// Where to compute.
-#[derive(Debug, Clone, Copy, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct DeviceOptions {
     /// Where to compute: auto (a GPU that fits, else the CPU), cuda, cuda:1 (counted from 0), cpu, or emulated (the
     /// GPU's kernels on the CPU: slow)
@@ -22,16 +23,29 @@ pub struct DeviceOptions {
     /// themselves; to be compared with the other way, and not measured yet
     #[arg(long)]
     warpgroups: bool,
+
+    /// How a GPU cuts its convolutions on tensor cores: the file of `coronet tune`, or none for the rule by size; by
+    /// default the file that `coronet tune` keeps for this GPU, if there is one, but not with --warpgroups
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    tuning: Option<PathBuf>,
 }
 
 impl DeviceOptions {
-    /// The device; which one `auto` has found, and why, is a line on stderr unless `quiet`.
+    /// The device; which one `auto` has found, and why, and how its convolutions were tuned, if they were, is a line on
+    /// stderr each unless `quiet`.
     pub fn open(&self, quiet: bool) -> Result<Box<dyn Device>> {
         let opened = self.device.open(self.threads.map(NonZeroUsize::get))?;
         if let Some(reason) = opened.reason.filter(|_| !quiet) {
             note(&format!("coronet: {reason}"));
         }
-        if self.warpgroups { opened.device.by_warpgroups() } else { Ok(opened.device) }
+        match (&self.tuning, self.warpgroups) {
+            // Who asks for warpgroups wants to see them, not what was found to be better.
+            (None, true) => opened.device.by_warpgroups(),
+            (tuning, warpgroups) => {
+                let device = tuning::tuned(opened.device, tuning.as_deref(), quiet)?;
+                if warpgroups { device.by_warpgroups() } else { Ok(device) }
+            }
+        }
     }
 
     /// The device, multiplying as asked for, and in what; `auto` and why is a line on stderr unless `quiet`.
@@ -55,7 +69,9 @@ impl DeviceOptions {
         let threads = self.threads.map(|threads| ["--threads".to_owned(), threads.to_string()]);
         let warpgroups = self.warpgroups.then(|| "--warpgroups".to_owned());
         let device = ["--device".to_owned(), self.device.to_string()];
-        device.into_iter().chain(threads.into_iter().flatten()).chain(warpgroups).collect()
+        let tuning = self.tuning.as_ref().map(|file| ["--tuning".to_owned(), file.display().to_string()]);
+        let (threads, tuning) = (threads.into_iter().flatten(), tuning.into_iter().flatten());
+        device.into_iter().chain(threads).chain(warpgroups).chain(tuning).collect()
     }
 
     /// What was asked for, in words: `cuda by warpgroups`.

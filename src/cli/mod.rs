@@ -13,6 +13,8 @@ mod phantom;
 mod progress;
 mod segment;
 mod train;
+mod tune;
+mod tuning;
 mod verify;
 
 use clap::{Parser, Subcommand};
@@ -42,6 +44,7 @@ enum Verb {
     Import(import::Arguments),
     Verify(verify::Arguments),
     Bench(bench::Arguments),
+    Tune(tune::Arguments),
     Info(info::Arguments),
 }
 
@@ -78,6 +81,7 @@ pub fn main() -> ExitCode {
         Verb::Import(arguments) => import::run(&arguments),
         Verb::Verify(arguments) => verify::run(&arguments),
         Verb::Bench(arguments) => bench::run(&arguments),
+        Verb::Tune(arguments) => tune::run(&arguments),
         Verb::Info(arguments) => info::run(&arguments),
     }));
     match done.unwrap_or_else(|panic| Err(Error::Internal(panic_text(&*panic)))) {

@@ -176,7 +176,7 @@ fn verified(arguments: &Arguments, checks: &[Check], device: &dyn Device) -> Res
         !interrupted()
     })?;
     Ok(Report {
-        options: arguments.device,
+        options: arguments.device.clone(),
         device: device.describe(),
         seed: arguments.seed,
         filter: arguments.op.as_ref().map(|filter| filter.0.as_str().to_owned()),

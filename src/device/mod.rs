@@ -61,6 +61,12 @@ pub trait Device: Target + Send + Sync {
         Err(crate::Error::Device(format!("{} has no warpgroups: that needs an sm_90", self.describe())))
     }
 
+    /// The GPU, or emulated one, that this device is, if it is one.
+    #[cfg(any(feature = "cuda", feature = "emulator"))]
+    fn as_cuda(&self) -> Option<&cuda::CudaDevice> {
+        None
+    }
+
     /// Binds a program that was lowered for this device to memory of its own.
     ///
     /// # Errors

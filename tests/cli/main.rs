@@ -21,4 +21,5 @@ mod results_folder;
 mod stopping;
 mod stream;
 mod train;
+mod tune;
 mod verify;

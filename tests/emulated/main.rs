@@ -8,6 +8,7 @@ mod address;
 mod checked;
 mod emulator;
 mod warpgroups;
+mod ways;
 
 use coronet::device::cuda::{Architecture, CudaDevice, EmulatedDriver, Schedule, Tile};
 use coronet::device::{Device, Precision};

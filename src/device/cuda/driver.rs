@@ -132,6 +132,9 @@ pub trait Driver: Send + Sync {
     /// One line for people: model, architecture, memory.
     fn describe(&self) -> String;
 
+    /// The model alone, by which measurements of one GPU are known from those of another.
+    fn name(&self) -> String;
+
     /// What else people want to know of it when they read its times: a name and a value each.
     fn facts(&self) -> Vec<(&'static str, String)> {
         Vec::new()

@@ -314,6 +314,10 @@ impl Driver for EmulatedDriver {
         format!("emulated GPU (sm_{}), one thread", self.architecture())
     }
 
+    fn name(&self) -> String {
+        "emulated GPU".to_owned()
+    }
+
     fn is_hardware(&self) -> bool {
         false
     }

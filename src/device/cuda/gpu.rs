@@ -174,6 +174,10 @@ impl Driver for Gpu {
         format!("{}, sm_{}{memory}", self.name, self.architecture)
     }
 
+    fn name(&self) -> String {
+        self.name.clone()
+    }
+
     fn facts(&self) -> Vec<(&'static str, String)> {
         use sys::CUdevice_attribute_enum as Attribute;
         let of_device = |name, attribute, unit: &str, scale| {

@@ -17,6 +17,8 @@ mod memory;
 mod occupancy;
 mod ops;
 mod resampling;
+mod tune;
+mod ways;
 
 pub use driver::{Address, Driver, Launch, Moments, Recording, Stopped};
 #[cfg(feature = "emulator")]
@@ -26,6 +28,8 @@ pub use gpu::Gpu;
 #[cfg(feature = "cuda")]
 pub use occupancy::{Multiprocessor, PlannedLaunch};
 pub use ops::Tile;
+pub use tune::{Runs, TunedConvolution};
+pub use ways::{Key, Measured, Way, Ways};
 
 pub use frames::{FramePipeline, NetworkEnds};
 
@@ -49,12 +53,15 @@ pub struct CudaDevice {
     precision: Precision,
     tile: Option<Tile>,
     warpgroups: bool,
+    way: Option<Way>,
+    ways: Option<Arc<Ways>>,
 }
 
 impl CudaDevice {
     /// A device whose kernels `driver` runs, in float32.
     pub fn new(driver: impl Driver + 'static) -> CudaDevice {
-        CudaDevice { driver: Arc::new(driver), precision: Precision::Float32, tile: None, warpgroups: false }
+        let precision = Precision::Float32;
+        CudaDevice { driver: Arc::new(driver), precision, tile: None, warpgroups: false, way: None, ways: None }
     }
 }
 
@@ -76,13 +83,86 @@ impl CudaDevice {
     pub fn with_warpgroups(self, warpgroups: bool) -> CudaDevice {
         CudaDevice { warpgroups, ..self }
     }
+
+    /// The same device, which computes convolutions on tensor cores in the ways of a table where that has one that is
+    /// possible; the others by the rule. Not where one tile for all was asked for. Sums may be taken in another order.
+    ///
+    /// A program that was lowered for the device with the table has room for its ways, and the same steps as without. In one
+    /// that was lowered without it, ways that need more room than there is are left to the rule.
+    pub fn with_ways(self, ways: Arc<Ways>) -> CudaDevice {
+        CudaDevice { ways: Some(ways), ..self }
+    }
+
+    /// The same device with one way for all convolutions on tensor cores for which it is possible, to compare ways by.
+    pub fn with_way(self, way: Way) -> CudaDevice {
+        CudaDevice { way: Some(way), ..self }
+    }
+
+    /// The table that it goes by.
+    pub fn ways(&self) -> Option<&Ways> {
+        self.ways.as_deref()
+    }
+
+    /// The name of a file for its table, where those of several GPUs lie: `nvidia-h100-80gb-hbm3-sm_90.json`.
+    pub fn ways_file_name(&self) -> String {
+        ways::file_name(self)
+    }
+
+    /// Whether its times are those of a GPU.
+    pub fn is_hardware(&self) -> bool {
+        self.driver.is_hardware()
+    }
+
+    /// Of each step of a program that was lowered for this device, where there is a way to choose: what a table knows it by,
+    /// and all ways that are possible, that of the rule first.
+    pub fn possible_ways(&self, program: &Program) -> Vec<Option<(Key, Vec<Way>)>> {
+        let formats = Formats::of(self, program);
+        let of_step = |(at, step): (usize, &Step)| {
+            let (inputs, result) = (shapes(program, &step.inputs), program.value(step.outputs[0]).shape);
+            let choices = self.choices(formats.of_products(at));
+            let key = Key::of(step, &inputs, result, choices.precision)?;
+            let rule = ops::way(step, &inputs, result, choices)?;
+            let others = ops::ways(step, &inputs, result, choices).into_iter().filter(|way| *way != rule);
+            Some((key, std::iter::once(rule).chain(others).collect()))
+        };
+        program.steps().iter().enumerate().map(of_step).collect()
+    }
+}
+
+fn shapes(program: &Program, ids: &[ValueId]) -> Vec<Shape> {
+    ids.iter().map(|&id| program.value(id).shape).collect()
 }
 
 impl CudaDevice {
-    /// For products in a precision.
+    /// For products in a precision, by the rule.
     fn choices(&self, precision: Precision) -> ops::Choices<'_> {
         let CudaDevice { driver, tile, warpgroups, .. } = self;
-        ops::Choices { driver: &**driver, precision, tile: *tile, warpgroups: *warpgroups }
+        ops::Choices { driver: &**driver, precision, tile: *tile, warpgroups: *warpgroups, way: None }
+    }
+
+    /// The same of a step, with the table's way where that has a possible one.
+    fn tuned_choices(
+        &self,
+        step: &Step,
+        inputs: &[Shape],
+        outputs: &[Shape],
+        precision: Precision,
+    ) -> Option<ops::Choices<'_>> {
+        let choices = self.choices(precision);
+        let table = self.ways.as_ref().filter(|_| self.tile.is_none());
+        let of_table = || table?.get(&Key::of(step, inputs, outputs[0], precision)?);
+        let way = self.way.or_else(of_table)?;
+        ops::is_possible(way, step, inputs, outputs[0], choices).then_some(ops::Choices { way: Some(way), ..choices })
+    }
+
+    /// The same of a step of a program. One that was lowered for another table may have no room for this one's way.
+    fn choices_of(&self, program: &Program, at: usize, precision: Precision) -> ops::Choices<'_> {
+        let step = &program.steps()[at];
+        let (inputs, outputs) = (shapes(program, &step.inputs), shapes(program, &step.outputs));
+        let tuned = self.tuned_choices(step, &inputs, &outputs, precision);
+        let has_room =
+            |choices: &ops::Choices<'_>| ops::workspace(step, &inputs, &outputs, *choices) <= step.workspace.len;
+        tuned.filter(has_room).unwrap_or_else(|| self.choices(precision))
     }
 
     /// What is multiplied in where numbers may be beyond the range of the device's precision.
@@ -134,21 +214,32 @@ impl Target for CudaDevice {
 
     fn workspace(&self, step: &Step, inputs: &[Shape], outputs: &[Shape]) -> usize {
         let workspace = |choices| ops::workspace(step, inputs, outputs, choices);
-        self.possible_choices().into_iter().map(workspace).max().unwrap_or(0)
+        let tuned = |choices: ops::Choices<'_>| self.tuned_choices(step, inputs, outputs, choices.precision);
+        let choices = self.possible_choices().into_iter().flat_map(|rule| [Some(rule), tuned(rule)]);
+        choices.flatten().map(workspace).max().unwrap_or(0)
     }
 }
 
 impl Device for CudaDevice {
     fn describe(&self) -> String {
         let by = if self.warpgroups { " by warpgroups" } else { "" };
+        let tuned = if self.ways.is_some() { ", tuned" } else { "" };
         match self.precision {
             Precision::Float32 => self.driver.describe(),
-            precision => format!("{}, products in {precision}{by}", self.driver.describe()),
+            precision => format!("{}, products in {precision}{by}{tuned}", self.driver.describe()),
         }
     }
 
     fn facts(&self) -> Vec<(&'static str, String)> {
-        self.driver.facts()
+        let ways = self.ways.as_ref().map_or("by rule".to_owned(), |ways| {
+            let file = ways.file().map_or("a table".to_owned(), |file| file.display().to_string());
+            format!("by {file} ({} measured), else by rule", ways.len())
+        });
+        self.driver.facts().into_iter().chain([("ways of convolutions", ways)]).collect()
+    }
+
+    fn as_cuda(&self) -> Option<&CudaDevice> {
+        Some(self)
     }
 
     fn ceilings(&self) -> Result<Option<Ceilings>> {
@@ -353,10 +444,9 @@ const UNWRITTEN_PAIR: f32 = f32::from_bits(0x7fc1_7fc1);
 
 /// Room for the counters of each step.
 fn counters_of(device: &CudaDevice, program: &Program, formats: &Formats) -> Result<Counters> {
-    let shapes = |ids: &[ValueId]| ids.iter().map(|&id| program.value(id).shape).collect::<Vec<Shape>>();
     let counts = program.steps().iter().enumerate().map(|(at, step)| {
-        let choices = device.choices(formats.of_products(at));
-        ops::counters(step, &shapes(&step.inputs), &shapes(&step.outputs), choices)
+        let choices = device.choices_of(program, at, formats.of_products(at));
+        ops::counters(step, &shapes(program, &step.inputs), &shapes(program, &step.outputs), choices)
     });
     Counters::new(&device.driver, counts)
 }
@@ -371,7 +461,6 @@ fn bind(
     formats: &Formats,
 ) -> Vec<Launch> {
     let step = &program.steps()[at];
-    let shapes = |ids: &[ValueId]| ids.iter().map(|&id| program.value(id).shape).collect();
     let operand = |(id, span): (ValueId, Span)| {
         let is_half = formats.is_half(id);
         ops::Operand { address: arena.address(span), len: span.len, is_half }
@@ -381,9 +470,9 @@ fn bind(
     ops::bind(&ops::Binding {
         op: &step.op,
         epilogue: step.epilogue,
-        choices: device.choices(formats.of_products(at)),
-        input_shapes: shapes(&step.inputs),
-        output_shapes: shapes(&step.outputs),
+        choices: device.choices_of(program, at, formats.of_products(at)),
+        input_shapes: shapes(program, &step.inputs),
+        output_shapes: shapes(program, &step.outputs),
         inputs: operands(&step.inputs),
         outputs: operands(&step.outputs),
         workspace: arena.address(step.workspace),

@@ -191,6 +191,10 @@ impl Driver for Paper {
         format!("sm_{} on paper, {} multiprocessors", self.multiprocessor.architecture, self.multiprocessor.count)
     }
 
+    fn name(&self) -> String {
+        format!("{} on paper", self.multiprocessor.gpu)
+    }
+
     fn architecture(&self) -> u32 {
         self.multiprocessor.architecture
     }

@@ -1,6 +1,7 @@
 //! Launches of `kernels/conv.cu`.
 
 use super::super::driver::{Address, Launch};
+use super::super::ways::Way;
 use super::finish::Finish;
 use super::statistics::StatisticsTo;
 use super::{Binding, Choices, THREADS, maps, patch_conv, tensor_conv};
@@ -9,6 +10,7 @@ use crate::device::layout::{padded, storage};
 use crate::graph::Shape;
 use crate::ops::{Conv, ConvFilterGrad, ConvInputGrad, TransposedConv};
 use bytemuck::NoUninit;
+use serde::{Deserialize, Serialize};
 
 /// Rows and columns of the results that a block owns, as the kernels' `TILE`.
 const TILE: usize = 64;
@@ -62,7 +64,7 @@ impl Geometry {
 }
 
 /// Rows and columns of an operand that the graph has checked to be a filter.
-pub(super) fn kernel_of(filter: Shape) -> (usize, usize) {
+pub(in super::super) fn kernel_of(filter: Shape) -> (usize, usize) {
     match filter {
         Shape::Filter { height, width, .. } => (height, width),
         other => unreachable!("the graph admits filters only here, not {other}"),
@@ -70,8 +72,9 @@ pub(super) fn kernel_of(filter: Shape) -> (usize, usize) {
 }
 
 /// Which way a convolution's products are gathered.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Direction {
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(in super::super) enum Direction {
     /// From the pixels that the kernel reads.
     Forward,
     /// From the pixels that read this one: an input gradient, or a transposed convolution.
@@ -112,6 +115,44 @@ fn convolve(direction: Direction, conv: &Conv, binding: &Binding<'_>) -> Vec<Lau
 pub(super) fn can_normalise(direction: Direction, stride: usize, result: Shape, choices: Choices<'_>) -> bool {
     let cut = Cut::of(direction, stride, Size::of(result), choices);
     cut.tiles.1 <= cut.blocks_at_once(choices)
+}
+
+/// Whether a convolution can be computed in a way, and with the norm of its result, if it has one.
+pub(super) fn is_possible(
+    way: Way,
+    direction: Direction,
+    conv: &Conv,
+    inputs: &[Shape],
+    result: Shape,
+    has_norm: bool,
+    choices: Choices<'_>,
+) -> bool {
+    let choices = Choices { way: Some(way), ..choices };
+    match way {
+        _ if choices.precision == Precision::Float32 => false,
+        Way::Tile(tile) => {
+            let is_there = tile.in_precision(choices.precision) == tile;
+            is_there && (!has_norm || can_normalise(direction, conv.stride, result, choices))
+        }
+        Way::Patches { .. } | Way::Warpgroups { .. } => {
+            patch_conv::Plan::of(direction, conv, inputs, result, choices).is_some()
+        }
+    }
+}
+
+/// The way in which choices have a convolution computed, on tensor cores.
+pub(super) fn way(
+    direction: Direction,
+    conv: &Conv,
+    inputs: &[Shape],
+    result: Shape,
+    choices: Choices<'_>,
+) -> Option<Way> {
+    if choices.precision == Precision::Float32 {
+        return None;
+    }
+    let plan = patch_conv::Plan::of(direction, conv, inputs, result, choices);
+    Some(plan.map_or_else(|| Way::Tile(Cut::tile(Size::of(result), choices)), |plan| plan.way()))
 }
 
 /// Numbers of scratch memory beside that for statistics and operands.
@@ -199,8 +240,7 @@ pub(super) struct Cut {
 impl Cut {
     fn of(direction: Direction, stride: usize, size: Size, choices: Choices<'_>) -> Cut {
         if choices.precision != Precision::Float32 {
-            let tile = choices.tile.unwrap_or_else(|| tensor_conv::Tile::of_convolution(size, choices.precision));
-            let tile = tile.in_precision(choices.precision);
+            let tile = Cut::tile(size, choices);
             let names = tensor_conv::kernels(direction, choices.precision, tile);
             let kernel = Kernel { names, threads: tensor_conv::THREADS, shared_bytes: 0 };
             let step = if direction == Direction::Backward { stride } else { 1 };
@@ -212,6 +252,13 @@ impl Cut {
         };
         let kernel = Kernel { names: [name; 2], threads: THREADS, shared_bytes: 0 };
         Cut { kernel, tiles: size.tiles(TILE, TILE) }
+    }
+
+    /// That of tensor cores.
+    fn tile(size: Size, choices: Choices<'_>) -> tensor_conv::Tile {
+        let tile = if let Some(Way::Tile(tile)) = choices.way { Some(tile) } else { choices.tile };
+        let tile = tile.unwrap_or_else(|| tensor_conv::Tile::of_convolution(size, choices.precision));
+        tile.in_precision(choices.precision)
     }
 
     fn blocks_at_once(self, choices: Choices<'_>) -> usize {

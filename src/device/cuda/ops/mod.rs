@@ -11,7 +11,7 @@ mod finish;
 mod instance_norm;
 mod max_pool;
 mod multi_kernel_pooling;
-mod patch_conv;
+pub(super) mod patch_conv;
 mod resize;
 mod soft_dice;
 mod statistics;
@@ -19,14 +19,16 @@ mod sums;
 mod temporal_conv;
 mod tensor_conv;
 
+pub(super) use conv::{Direction, kernel_of};
 pub(super) use patch_conv::A_KERNEL_OF_WARPGROUPS;
 pub use tensor_conv::Tile;
 pub(super) use tensor_conv::{a_kernel, architecture};
 
 use super::driver::{Address, Driver, Launch};
+use super::ways::Way;
 use crate::device::Precision;
 use crate::graph::Shape;
-use crate::ops::Op;
+use crate::ops::{Conv, Op};
 use crate::program::{Epilogue, Residual, Step};
 
 /// Threads of a block wherever a thread owns one number, as the kernels' `THREADS`.
@@ -51,6 +53,8 @@ pub(super) struct Choices<'a> {
     pub tile: Option<Tile>,
     /// Whether tensor cores shall compute by themselves where they can.
     pub warpgroups: bool,
+    /// What was measured to be the best way of the convolution at hand: one of [`ways`]. It comes before the two above.
+    pub way: Option<Way>,
 }
 
 /// A step's operator with the memory of its operands.
@@ -124,6 +128,36 @@ pub(super) fn has_step(op: &Op, choices: Choices<'_>) -> bool {
 /// Whether an operator's numbers are products on tensor cores, if there are any.
 pub(super) fn is_product(op: &Op) -> bool {
     matches!(op, Op::Conv(_) | Op::ConvInputGrad(_) | Op::ConvFilterGrad(_) | Op::TransposedConv(_))
+}
+
+/// Whether an operator is a convolution of maps by a filter, and which way its products are gathered then.
+pub(super) fn convolution(op: &Op) -> Option<(Direction, Conv)> {
+    match op {
+        Op::Conv(op) => Some((Direction::Forward, *op)),
+        Op::ConvInputGrad(op) => Some((Direction::Backward, op.conv)),
+        Op::TransposedConv(op) => Some((Direction::Backward, op.conv())),
+        _ => None,
+    }
+}
+
+/// The ways in which a step's convolution may be computed; none where it is no convolution on tensor cores. They differ in
+/// the order of their sums at most.
+pub(super) fn ways(step: &Step, inputs: &[Shape], result: Shape, choices: Choices<'_>) -> Vec<Way> {
+    let is_possible = |way: &Way| is_possible(*way, step, inputs, result, choices);
+    Way::all().into_iter().filter(is_possible).collect()
+}
+
+/// Whether a way is one of [`ways`].
+pub(super) fn is_possible(way: Way, step: &Step, inputs: &[Shape], result: Shape, choices: Choices<'_>) -> bool {
+    convolution(&step.op).is_some_and(|(direction, conv)| {
+        conv::is_possible(way, direction, &conv, inputs, result, step.epilogue.norm.is_some(), choices)
+    })
+}
+
+/// The way that choices give a step's convolution, on tensor cores.
+pub(super) fn way(step: &Step, inputs: &[Shape], result: Shape, choices: Choices<'_>) -> Option<Way> {
+    let (direction, conv) = convolution(&step.op)?;
+    conv::way(direction, &conv, inputs, result, choices)
 }
 
 /// Whether an operator needs its input number `input` only as an operand of products, and its shape is a filter's.

@@ -1,6 +1,7 @@
 //! Launches of the convolutions by patches, see `kernels/patch_conv.cuh`.
 
 use super::super::driver::{Address, Launch};
+use super::super::ways::Way;
 use super::conv::{Direction, Geometry, Kernel, Size, kernel_of};
 use super::tensor_conv::kernels_of;
 use super::{Binding, Choices, maps, statistics};
@@ -14,7 +15,7 @@ use bytemuck::NoUninit;
 const THREADS: u32 = 128;
 const STAGES: usize = 4;
 /// Pixels of a patch.
-const ROWS: usize = 128;
+pub(in super::super) const ROWS: usize = 128;
 /// Channels of a slice, and the bytes of a pixel in it.
 const DEPTH: usize = 32;
 const PIXEL_BYTES: usize = 64;
@@ -52,7 +53,9 @@ fn slices_of(source: Shape, depth: usize) -> usize {
 }
 
 /// The most blocks that share a patch: the more, the more sums pass through memory.
-const MOST_SHARES: usize = 4;
+pub(in super::super) const MOST_SHARES: usize = 4;
+/// The widths that a patch may have, as exponents of two.
+pub(in super::super) const WIDTHS_LOG2: std::ops::RangeInclusive<u32> = 3..=7;
 
 /// The kernels' `Patches`.
 #[derive(Debug, Clone, Copy, NoUninit)]
@@ -84,6 +87,8 @@ pub(super) struct Plan {
     /// Patches of all samples, by blocks of lanes.
     tiles: (usize, usize),
     shares: usize,
+    /// Whether tensor cores compute by themselves.
+    is_by_warpgroups: bool,
 }
 
 /// How samples are cut into patches of a width.
@@ -119,7 +124,7 @@ fn bytes_of_results(columns: usize, threads: u32) -> usize {
 }
 
 impl Plan {
-    /// For a convolution in a format of 16 bits with a kernel of enough taps, if the device has room for it.
+    /// For a convolution in a format of 16 bits with a kernel of enough taps, if that is chosen and the device has room for it.
     pub fn of(
         direction: Direction,
         conv: &Conv,
@@ -128,25 +133,39 @@ impl Plan {
         choices: Choices<'_>,
     ) -> Option<Plan> {
         let kernel = kernel_of(inputs[1]);
-        let is_chosen = direction == Direction::Forward && choices.tile.is_none();
-        if !is_chosen || !choices.precision.is_half() || kernel.0 * kernel.1 < STAGES {
+        if direction != Direction::Forward || !choices.precision.is_half() || kernel.0 * kernel.1 < STAGES {
             return None;
         }
-        Plan::by_warpgroups(conv, inputs[0], kernel, result, choices).or_else(|| {
-            // The fewest patches, and among those the least that is read twice.
-            let cut = (3..=7).map(|width_log2| Cut::new(conv, kernel, result, width_log2)).min()?;
-            let columns = columns_of(result);
-            let ring = STAGES * PIXEL_BYTES * columns;
-            let shared_bytes = (ring + 2 * cut.halo_pixels * PIXEL_BYTES).max(bytes_of_results(columns, THREADS));
-            let names = kernels_of!("conv_patches", choices.precision, ROWS, columns, [128 x 64, 128 x 32]);
-            let kernel = Kernel { names, threads: THREADS, shared_bytes: shared_bytes as u32 };
-            Plan::new(kernel, cut, DEPTH, inputs[0], result, choices)
-        })
+        let cut = |width_log2| Cut::new(conv, kernel, result, width_log2);
+        let by_threads = |cut, shares| Plan::by_threads(cut, shares, inputs[0], result, choices);
+        let by_warpgroups = |shares| Plan::by_warpgroups(conv, shares, inputs[0], kernel, result, choices);
+        match choices.way {
+            Some(Way::Tile(_)) => None,
+            Some(Way::Patches { width_log2, shares }) => by_threads(cut(width_log2), Some(shares)),
+            Some(Way::Warpgroups { shares }) => by_warpgroups(Some(shares)),
+            None if choices.tile.is_some() => None,
+            None => {
+                let found = if choices.warpgroups { by_warpgroups(None) } else { None };
+                // The fewest patches, and among those the least that is read twice.
+                found.or_else(|| by_threads(WIDTHS_LOG2.map(cut).min()?, None))
+            }
+        }
     }
 
-    /// For one that tensor cores compute by themselves, see `kernels/warpgroup_conv.cuh`, where that is asked for and there.
+    /// With `shares`, or as many as seem best.
+    fn by_threads(cut: Cut, shares: Option<usize>, source: Shape, result: Shape, choices: Choices<'_>) -> Option<Plan> {
+        let columns = columns_of(result);
+        let ring = STAGES * PIXEL_BYTES * columns;
+        let shared_bytes = (ring + 2 * cut.halo_pixels * PIXEL_BYTES).max(bytes_of_results(columns, THREADS));
+        let names = kernels_of!("conv_patches", choices.precision, ROWS, columns, [128 x 64, 128 x 32]);
+        let kernel = Kernel { names, threads: THREADS, shared_bytes: shared_bytes as u32 };
+        Plan::new(kernel, cut, DEPTH, shares, source, result, choices)
+    }
+
+    /// For one that tensor cores compute by themselves, see `kernels/warpgroup_conv.cuh`, where the device has that.
     fn by_warpgroups(
         conv: &Conv,
+        shares: Option<usize>,
         source: Shape,
         kernel: (usize, usize),
         result: Shape,
@@ -154,7 +173,7 @@ impl Plan {
     ) -> Option<Plan> {
         let taps = kernel.0 * kernel.1;
         let is_possible = choices.precision == Precision::Float16 && conv.stride == 1 && taps >= warpgroups::STAGES;
-        if !choices.warpgroups || !is_possible {
+        if !is_possible {
             return None;
         }
         let cut = Cut::new(conv, kernel, result, warpgroups::WIDTH_LOG2);
@@ -165,21 +184,53 @@ impl Plan {
         let shared_bytes = copied.max(bytes_of_results(columns, warpgroups::THREADS)) as u32;
         let names = kernels_of!("conv_warpgroups", choices.precision, ROWS, columns, [128 x 64, 128 x 32]);
         let kernel = Kernel { names, threads: warpgroups::THREADS, shared_bytes };
-        Plan::new(kernel, cut, warpgroups::DEPTH, source, result, choices)
+        let plan = Plan::new(kernel, cut, warpgroups::DEPTH, shares, source, result, choices)?;
+        Some(Plan { is_by_warpgroups: true, ..plan })
     }
 
     /// With shares of the channels, slices of `depth` of them; if the device has room for it.
-    fn new(kernel: Kernel, cut: Cut, depth: usize, source: Shape, result: Shape, choices: Choices<'_>) -> Option<Plan> {
+    fn new(
+        kernel: Kernel,
+        cut: Cut,
+        depth: usize,
+        shares: Option<usize>,
+        source: Shape,
+        result: Shape,
+        choices: Choices<'_>,
+    ) -> Option<Plan> {
         let Cut { patches, halo_pixels, width_log2, across, down, halo_columns } = cut;
         let (size, columns) = (Size::of(result), columns_of(result));
         let tiles = (size.batch * patches, size.lanes.div_ceil(columns));
         let at_once = kernel.blocks_at_once(choices);
-        if tiles.1 > at_once {
+        // Patches that reach far beyond narrow maps may be more than statistics have room for.
+        if tiles.1 > at_once || patches > statistics::most_tiles(result) {
             return None;
         }
-        let slices = slices_of(source, depth);
-        let shares = shares(slices, tiles.0 * tiles.1, at_once, choices.driver.multiprocessors());
-        Some(Plan { kernel, result, columns, width_log2, across, down, halo_columns, halo_pixels, tiles, shares })
+        let (slices, blocks) = (slices_of(source, depth), tiles.0 * tiles.1);
+        let shares = match shares {
+            Some(shares) => Some(shares).filter(|&shares| can_share(shares, slices, blocks, at_once))?,
+            None => best_shares(slices, blocks, at_once, choices.driver.multiprocessors()),
+        };
+        let is_by_warpgroups = false;
+        Some(Plan {
+            kernel,
+            result,
+            columns,
+            width_log2,
+            across,
+            down,
+            halo_columns,
+            halo_pixels,
+            tiles,
+            shares,
+            is_by_warpgroups,
+        })
+    }
+
+    /// The way that this is.
+    pub fn way(&self) -> Way {
+        let Plan { width_log2, shares, .. } = *self;
+        if self.is_by_warpgroups { Way::Warpgroups { shares } } else { Way::Patches { width_log2, shares } }
     }
 
     fn blocks(&self) -> usize {
@@ -215,31 +266,37 @@ impl Plan {
     }
 }
 
+/// Whether the `slices` of channels of so many blocks can be cut into shares: each has some, and those that wait for each
+/// other are all there.
+fn can_share(shares: usize, slices: usize, blocks: usize, at_once: usize) -> bool {
+    (1..=MOST_SHARES.min(slices)).contains(&shares) && (shares == 1 || blocks * shares <= at_once)
+}
+
 /// Into how many shares the `slices` of channels of so many blocks are cut, where the device holds `at_once` of them: those
 /// of a multiprocessor share its time, so that what counts is how many it has and how long the longest is. The more there
 /// are, the less they wait.
-fn shares(slices: usize, blocks: usize, at_once: usize, multiprocessors: usize) -> usize {
-    let fits = |&shares: &usize| shares == 1 || blocks * shares <= at_once;
+fn best_shares(slices: usize, blocks: usize, at_once: usize, multiprocessors: usize) -> usize {
+    let fits = |&shares: &usize| can_share(shares, slices, blocks, at_once);
     let time = |&shares: &usize| {
         let time = (blocks * shares).div_ceil(multiprocessors.max(1)) * slices.div_ceil(shares);
         (time, std::cmp::Reverse(shares))
     };
-    (1..=MOST_SHARES.min(slices)).filter(fits).min_by_key(time).unwrap_or(1)
+    (1..=MOST_SHARES).filter(fits).min_by_key(time).unwrap_or(1)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::shares;
+    use super::best_shares;
 
     #[test]
     fn multiprocessors_have_as_little_to_do_as_can_be() {
         // The layers of the w = 64 network on an H200, three blocks to a multiprocessor.
-        let of_layer = |slices, blocks| shares(slices, blocks, 3 * 132, 132);
+        let of_layer = |slices, blocks| best_shares(slices, blocks, 3 * 132, 132);
         assert_eq!(of_layer(2, 392), 1);
         assert_eq!(of_layer(4, 196), 2);
         assert_eq!(of_layer(8, 112), 2);
         assert_eq!(of_layer(16, 56), 4);
         assert_eq!(of_layer(1, 1568), 1);
-        assert_eq!(shares(16, 1, 0, 0), 1);
+        assert_eq!(best_shares(16, 1, 0, 0), 1);
     }
 }

@@ -45,10 +45,15 @@ pub(super) fn epsilon(epilogue: &Epilogue) -> Option<f32> {
     epilogue.norm.or(epilogue.statistics)
 }
 
+/// Tiles of a sample that there is room for.
+pub(super) fn most_tiles(result: Shape) -> usize {
+    let (_, _, height, width) = maps(result);
+    (height * width).div_ceil(LEAST_PIXELS) + MOST_CLASSES - 1
+}
+
 /// Tiles and groups of a sample, at most.
 fn parts(result: Shape) -> (usize, usize) {
-    let (_, _, height, width) = maps(result);
-    let tiles = (height * width).div_ceil(LEAST_PIXELS) + MOST_CLASSES - 1;
+    let tiles = most_tiles(result);
     (tiles, tiles.div_ceil(GROUP))
 }
 

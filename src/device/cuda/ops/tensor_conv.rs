@@ -10,6 +10,8 @@ use crate::device::Precision;
 use crate::device::layout::{padded, storage};
 use crate::graph::Shape;
 use crate::ops::ConvFilterGrad;
+use std::fmt;
+use std::str::FromStr;
 
 /// Threads of a block, as the kernels' `THREADS`.
 pub(super) const THREADS: u32 = 128;
@@ -87,6 +89,21 @@ impl Tile {
     /// The tile of a filter gradient with this many output lanes.
     fn of_filter_grad(lanes: usize) -> Tile {
         if lanes > Tile::SMALLEST.columns { Tile::ALL[1] } else { Tile::SMALLEST }
+    }
+}
+
+impl fmt::Display for Tile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}x{}", self.rows, self.columns)
+    }
+}
+
+impl FromStr for Tile {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Tile, String> {
+        let found = Tile::ALL.into_iter().find(|tile| tile.to_string() == text);
+        found.ok_or_else(|| format!("a tile is 128x64, 64x64 or 64x32, not {text}"))
     }
 }
 
