@@ -2,7 +2,6 @@
 //!
 //! `--tuning FILE` must fit; the file in the default place is taken where it is there and fits.
 
-use super::note;
 use coronet::device::Device;
 use coronet::{Error, Result};
 use std::path::Path;
@@ -14,6 +13,7 @@ use std::path::Path;
 /// [`Error::Request`] and [`Error::Io`] when the named file cannot be used, [`Error::Device`] when the device is no GPU.
 #[cfg(any(feature = "cuda", feature = "emulator"))]
 pub fn tuned(device: Box<dyn Device>, named: Option<&Path>, quiet: bool) -> Result<Box<dyn Device>> {
+    use super::note;
     use coronet::device::cuda::Ways;
 
     if named.is_some_and(is_none) {
