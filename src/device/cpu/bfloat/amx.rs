@@ -19,6 +19,12 @@ pub(super) fn is_available() -> bool {
     *AVAILABLE.get_or_init(|| has_instructions() && keeps_tiles() && request_tiles())
 }
 
+/// Whether there is AMX, but not for this process.
+#[cfg(test)]
+pub(super) fn is_refused() -> bool {
+    has_instructions() && keeps_tiles() && !is_available()
+}
+
 /// What the processor says of AMX-BF16 and AMX-TILE.
 fn has_instructions() -> bool {
     use core::arch::x86_64::{__cpuid, __cpuid_count};
