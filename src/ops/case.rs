@@ -1,6 +1,6 @@
 //! Verification cases: one table serves correctness, gradient and speed on every device.
 
-use super::{InstanceNorm, Op, Operator};
+use super::{InstanceNorm, Normalise, Op, Operator};
 use crate::graph::{Shape, Tensor};
 use crate::random::Random;
 use std::fmt;
@@ -27,6 +27,19 @@ pub enum Fit {
     Exact,
     /// Relative L2 error of each result at most this.
     Relative(f64),
+}
+
+/// What an operator's first input goes through, for devices to do as they read it: [`Normalise`] by statistics, gamma and
+/// beta, which are the inputs behind the operator's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct First {
+    /// `max(normed, 0)`.
+    pub relu: bool,
+}
+
+impl First {
+    /// How many inputs it takes.
+    const INPUTS: usize = 3;
 }
 
 /// What follows an operator's first result, for devices to fold into the pass that writes it.
@@ -62,7 +75,9 @@ pub struct Case {
     pub inputs: Vec<(Shape, Data)>,
     /// How closely devices must agree.
     pub fit: Fit,
-    /// What follows the first result, in this order; what it takes are the inputs behind the operator's.
+    /// What the first input goes through before.
+    pub first: Option<First>,
+    /// What follows the first result, in this order; what it takes are the inputs behind all others.
     pub then: Vec<Then>,
     /// Whether the operator's own first result is asked for, too, so that what follows leaves it as it is.
     pub keeps_first: bool,
@@ -78,12 +93,24 @@ impl Case {
     pub fn mixed(op: impl Into<Op>, inputs: &[(Shape, Data)]) -> Case {
         let exact = inputs.iter().all(|(_, data)| *data == Data::Integers);
         let fit = if exact { Fit::Exact } else { Fit::Relative(1e-5) };
-        Case { op: op.into(), inputs: inputs.to_vec(), fit, then: Vec::new(), keeps_first: false }
+        Case { op: op.into(), inputs: inputs.to_vec(), fit, first: None, then: Vec::new(), keeps_first: false }
     }
 
     /// The same case with another bound.
     pub fn within(mut self, bound: f64) -> Case {
         self.fit = Fit::Relative(bound);
+        self
+    }
+
+    /// The same case, whose first input, maps of so many samples and channels, is normed first. All that takes part is drawn
+    /// like the first input: of whole numbers come whole numbers that bfloat16 holds exactly.
+    pub fn of_normed(mut self, batch: usize, channels: usize, relu: bool) -> Case {
+        let (data, at) = (self.inputs[0].1, self.operands());
+        let scale = if data == Data::Integers { data } else { Data::Positive };
+        let (statistics, per_channel) =
+            (Shape::Statistics { batch, channels, entries: 2 }, Shape::Channels { channels });
+        self.inputs.splice(at..at, [(statistics, scale), (per_channel, data), (per_channel, data)]);
+        self.first = Some(First { relu });
         self
     }
 
@@ -135,14 +162,26 @@ impl Case {
 
     /// How many of the inputs are the operator's; the others belong to what follows.
     pub fn operands(&self) -> usize {
-        self.inputs.len() - self.then.iter().map(|then| then.inputs()).sum::<usize>()
+        let first = self.first.map_or(0, |_| First::INPUTS);
+        self.inputs.len() - first - self.then.iter().map(|then| then.inputs()).sum::<usize>()
     }
 
     /// The results in float64, for inputs whose shapes the operator accepts: what has come of the first one, the
     /// operator's others, the statistics of norms, and the first one itself where it is kept.
     pub fn reference(&self, inputs: &[&Tensor<f64>]) -> Vec<Tensor<f64>> {
         let (operands, mut others) = inputs.split_at(self.operands());
-        let mut results = self.op.operator().reference(operands);
+        let mut results = match self.first {
+            None => self.op.operator().reference(operands),
+            Some(First { relu }) => {
+                let (taken, left) = others.split_at(First::INPUTS);
+                others = left;
+                let mut normed = Normalise.reference(&[&[operands[0]], taken].concat()).remove(0);
+                if relu {
+                    rectify(&mut normed);
+                }
+                self.op.operator().reference(&[&[&normed], &operands[1..]].concat())
+            }
+        };
         let first = self.keeps_first.then(|| results[0].clone());
         for then in &self.then {
             let (taken, left) = others.split_at(then.inputs());
@@ -153,8 +192,7 @@ impl Case {
                     results.splice(..1, normed.next());
                     results.extend(normed);
                 }
-                // A NaN must stay one.
-                Then::Relu => results[0].data_mut().iter_mut().filter(|x| **x < 0.0).for_each(|x| *x = 0.0),
+                Then::Relu => rectify(&mut results[0]),
                 Then::Sigmoid => results[0].data_mut().iter_mut().for_each(|x| *x = 1.0 / (1.0 + (-*x).exp())),
                 Then::Add => results[0].data_mut().iter_mut().zip(taken[0].data()).for_each(|(x, more)| *x += more),
             }
@@ -176,7 +214,11 @@ impl fmt::Display for Case {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let inputs: Vec<String> = self.inputs.iter().map(|(shape, data)| format!("{shape} {data:?}")).collect();
         let inputs = if inputs.is_empty() { "nothing".to_owned() } else { inputs.join(", ") };
-        let mut then = String::new();
+        let mut then = match self.first {
+            None => String::new(),
+            Some(First { relu: false }) => ", the first normed".to_owned(),
+            Some(First { relu: true }) => ", the first normed and rectified".to_owned(),
+        };
         for (index, follows) in self.then.iter().enumerate() {
             then += if index == 0 { ", then " } else { ", " };
             then += match follows {
@@ -194,6 +236,11 @@ impl fmt::Display for Case {
         let words: Vec<&str> = text.split_whitespace().collect();
         f.write_str(&words.join(" ").replace(" ,", ","))
     }
+}
+
+/// `max(x, 0)`; a NaN stays one.
+fn rectify(tensor: &mut Tensor<f64>) {
+    tensor.data_mut().iter_mut().filter(|x| **x < 0.0).for_each(|x| *x = 0.0);
 }
 
 impl Random {

@@ -361,6 +361,7 @@ pub(super) fn cases() -> Vec<Case> {
     let filter_grad = ConvFilterGrad { conv, kernel_height: 1, kernel_width: 1 };
     cases.extend([Data::Integers, Data::Normal(0.0)].map(|data| Case::new(filter_grad, &[x, y], data)));
     cases.extend(cases_with_norm());
+    cases.extend(cases_of_normed());
     cases.extend(cases_of_tiles());
     cases
 }
@@ -391,6 +392,25 @@ fn cases_of_tiles() -> Vec<Case> {
             cases.push(Case::new(conv, &[x, w], data));
             cases.push(Case::new(conv, &[x, w, Shape::Channels { channels: outputs }], data).with_relu());
         }
+    }
+    cases
+}
+
+/// Norms that come first: zeros around the map stay zeros. Of few channels, and of filters that are kept in other forms.
+fn cases_of_normed() -> Vec<Case> {
+    // (batch, channels in, channels out, height, width, stride, dilation)
+    let table = [(2, 5, 7, 9, 11, 1, 1), (2, 24, 40, 15, 22, 1, 1), (1, 24, 16, 14, 17, 1, 3), (2, 17, 12, 9, 8, 2, 1)];
+    let mut cases = Vec::new();
+    for (batch, channels, outputs, height, width, stride, dilation) in table {
+        let conv = Conv { stride, padding: dilation, dilation };
+        let x = Shape::maps(batch, channels, height, width);
+        let w = Shape::Filter { outputs, inputs: channels, height: 3, width: 3 };
+        let bias = Shape::Channels { channels: outputs };
+        for data in [Data::Integers, Data::Normal(0.0)] {
+            cases.push(Case::new(conv, &[x, w], data).of_normed(batch, channels, true));
+        }
+        let normed = Case::new(conv, &[x, w, bias], Data::Normal(0.0)).of_normed(batch, channels, false);
+        cases.push(normed.with_norm(outputs));
     }
     cases
 }

@@ -150,6 +150,11 @@ pub(super) fn cases() -> Vec<Case> {
             let Ok(y) = pool.checked_output(x) else { continue };
             for data in [Data::Integers, Data::Normal(0.0)] {
                 cases.push(Case::new(pool, &[x], data));
+                if pool == overlapping {
+                    // Scales are of either sign.
+                    cases
+                        .extend([false, true].map(|relu| Case::new(pool, &[x], data).of_normed(batch, channels, relu)));
+                }
                 cases.push(Case::new(MaxPoolGrad { pool }, &[x, y], data));
             }
         }

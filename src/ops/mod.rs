@@ -26,7 +26,7 @@ mod transposed_conv;
 
 pub use adamw::AdamW;
 pub use add::Add;
-pub use case::{Case, Data, Fit, Then};
+pub use case::{Case, Data, First, Fit, Then};
 pub use channel_sum::ChannelSum;
 pub use concatenate::{ChannelSlice, Concatenate};
 pub use conv::{Conv, ConvFilterGrad, ConvInputGrad};

@@ -121,6 +121,7 @@ impl<'a> Fusion<'a> {
         let mut step = Step {
             name: node.name.clone(),
             op: node.op.clone(),
+            prologue: None,
             epilogue: Epilogue::default(),
             inputs: node.inputs.clone(),
             outputs: node.outputs.clone(),

@@ -7,10 +7,12 @@
 mod arena;
 mod fuse;
 mod pooling;
+mod prologue;
 mod table;
 
 pub use arena::{Placement, Span};
 pub use fuse::{Epilogue, Residual};
+pub use prologue::Prologue;
 
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Shape, Source, Value, ValueId};
@@ -24,6 +26,12 @@ pub trait Target {
     /// Whether the step of an operator can do all that an epilogue asks for as it writes its first result, of this shape.
     fn folds(&self, op: &Op, result: Shape, epilogue: &Epilogue) -> bool {
         let _ = (op, result, epilogue);
+        false
+    }
+
+    /// Whether a step with a [`Step::prologue`] can be run, whose inputs have these shapes.
+    fn norms_first(&self, step: &Step, inputs: &[Shape]) -> bool {
+        let _ = (step, inputs);
         false
     }
 
@@ -52,9 +60,12 @@ pub struct Step {
     pub name: String,
     /// What is computed.
     pub op: Op,
+    /// What is done to the first input as it is read.
+    pub prologue: Option<Prologue>,
     /// What is done to the first result as it is written.
     pub epilogue: Epilogue,
-    /// The operator's inputs, then gamma and beta if the epilogue has a norm, then the residual if it has one.
+    /// The operator's inputs, then statistics, gamma and beta if there is a prologue, then gamma and beta if the epilogue has
+    /// a norm, then the residual if it has one.
     pub inputs: Vec<ValueId>,
     /// The operator's results, then the statistics if the epilogue takes any.
     pub outputs: Vec<ValueId>,
@@ -71,6 +82,12 @@ pub struct Step {
 }
 
 impl Step {
+    /// How many of the inputs are the operator's; they are the first ones.
+    pub fn operands(&self) -> usize {
+        let of_prologue = self.prologue.map_or(0, |_| Prologue::INPUTS);
+        self.inputs.len() - of_prologue - self.epilogue.inputs()
+    }
+
     /// The filter of [`Step::filter_is_its_own`].
     pub fn own_filter(&self) -> Option<ValueId> {
         self.filter_is_its_own.then(|| self.inputs[1])
@@ -101,6 +118,7 @@ impl Program {
         check_order(graph, &steps)?;
         find_own_filters(graph, outputs, &mut steps);
         count_convolutions(graph, &mut steps);
+        prologue::fold(graph, outputs, &mut steps, target);
         let plan = arena::plan(graph, outputs, &mut steps, target, placement)?;
         Ok(Program {
             values: graph.values().to_vec(),
@@ -204,8 +222,10 @@ impl Program {
         convolutions.map(|step| self.op_flops(step) / 2).sum()
     }
 
-    /// Floating-point operations of a step, epilogue included.
+    /// Floating-point operations of a step, prologue and epilogue included.
     pub fn step_flops(&self, step: &Step) -> u64 {
+        let read = self.value(step.inputs[0]).shape.elements() as u64;
+        let first = step.prologue.map_or(0, |prologue| read * (4 + u64::from(prologue.relu)));
         let results = self.value(step.outputs[0]).shape.elements() as u64;
         let Epilogue { norm, residual, relu, sigmoid, statistics } = step.epilogue;
         let each = 8 * u64::from(norm.is_some())
@@ -213,13 +233,12 @@ impl Program {
             + u64::from(relu)
             + 4 * u64::from(sigmoid)
             + 4 * u64::from(statistics.is_some());
-        self.op_flops(step) + results * each
+        first + self.op_flops(step) + results * each
     }
 
     fn op_flops(&self, step: &Step) -> u64 {
         let shapes = |ids: &[ValueId]| ids.iter().map(|&id| self.value(id).shape).collect::<Vec<_>>();
-        let operands = step.inputs.len() - step.epilogue.inputs();
-        step.op.operator().flops(&shapes(&step.inputs[..operands]), &shapes(&step.outputs))
+        step.op.operator().flops(&shapes(&step.inputs[..step.operands()]), &shapes(&step.outputs))
     }
 }
 

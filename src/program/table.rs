@@ -1,6 +1,6 @@
 //! A program as a table: step, kernel, shape, work, traffic, place in the arena.
 
-use super::{Program, Residual, Step};
+use super::{Program, Prologue, Residual, Step};
 use crate::device::Precision;
 use crate::graph::ValueId;
 use std::fmt;
@@ -14,10 +14,16 @@ fn all_wide(_: ValueId) -> Precision {
 }
 
 impl Program {
-    /// An operator with what is done to its result as it is written, as the table names it.
+    /// An operator with what is done to its first input as it is read and to its result as it is written, as the table names
+    /// it.
     pub fn kernel(step: &Step) -> String {
         let then = step.epilogue;
-        let mut name = step.op.operator().name().to_owned();
+        let first = match step.prologue {
+            None => "",
+            Some(Prologue { relu: false }) => "norm + ",
+            Some(Prologue { relu: true }) => "norm + relu + ",
+        };
+        let mut name = format!("{first}{}", step.op.operator().name());
         for (follows, what) in [
             (then.norm.is_some(), "norm"),
             (then.residual == Some(Residual::BeforeRelu), "residual"),

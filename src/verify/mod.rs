@@ -12,7 +12,7 @@ pub use network::{deep_cases, layer_cases};
 use crate::device::{Device, Precision};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Tensor, ValueId};
-use crate::ops::{Case, Fit, Op, Then};
+use crate::ops::{Case, First, Fit, Normalise, Op, Then};
 use crate::program::{Placement, Program};
 use std::time::{Duration, Instant};
 
@@ -206,10 +206,14 @@ fn graph_of(case: &Case) -> Result<(Graph, Vec<ValueId>, Vec<ValueId>)> {
     let inputs: Vec<ValueId> =
         case.inputs.iter().enumerate().map(|(i, &(shape, _))| graph.input(&format!("input{i}"), shape)).collect();
     let (operands, others) = inputs.split_at(case.operands());
-    let mut outputs = graph.apply("case", case.op.clone(), operands)?;
-    let first = case.keeps_first.then_some(outputs[0]);
-    let mut others = others.iter().copied();
+    let (mut operands, mut others) = (operands.to_vec(), others.iter().copied());
     let mut next = || others.next().ok_or_else(|| Error::Request(format!("{case} has too few inputs")));
+    if let Some(First { relu }) = case.first {
+        let normed = graph.apply("normed", Normalise, &[operands[0], next()?, next()?, next()?])?[0];
+        operands[0] = if relu { graph.relu("rectified", normed)? } else { normed };
+    }
+    let mut outputs = graph.apply("case", case.op.clone(), &operands)?;
+    let first = case.keeps_first.then_some(outputs[0]);
     for then in &case.then {
         let result = outputs[0];
         outputs[0] = match then {

@@ -89,6 +89,9 @@ pub(super) fn depth(channels: usize) -> usize {
     if channels <= 16 { 16 } else { channels.next_multiple_of(32) }
 }
 
+/// What norms pixels before they are rounded: rows of means, scales and betas, and whether ReLU follows.
+pub(super) type Norm = ([*const f32; 3], bool);
+
 /// `sums = left^T right`, and the rounding of what they multiply.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct BfloatKernels {
@@ -133,21 +136,29 @@ impl BfloatKernels {
         }
     }
 
-    /// Rounds pixels of `channels` float32 to bfloat16, `depth` numbers a pixel with zeros behind the channels. Rounds
-    /// to nearest, ties to even; NaN stays NaN, quiet; denormal numbers become zeros of their sign.
+    /// Rounds pixels of `channels` float32 to bfloat16, `depth` numbers a pixel with zeros behind the channels, and norms
+    /// them first if there is a norm. Rounds to nearest, ties to even; NaN stays NaN, quiet; denormal numbers become zeros
+    /// of their sign.
     ///
     /// # Safety
     /// `channels` is a multiple of 8, `depth` one of 16 and no smaller. `pixels * channels` numbers are readable from
-    /// `from`, `pixels * depth` writable at `to`, and nobody else touches those meanwhile. The processor has the
-    /// instruction set.
-    pub unsafe fn pack(&self, from: *const f32, channels: usize, to: *mut bf16, depth: usize, pixels: usize) {
+    /// `from`, `channels` from each row of the norm, `pixels * depth` writable at `to`, and nobody else touches those
+    /// meanwhile. The processor has the instruction set.
+    pub unsafe fn pack(
+        &self,
+        from: *const f32,
+        norm: Option<Norm>,
+        channels: usize,
+        (to, depth): (*mut bf16, usize),
+        pixels: usize,
+    ) {
         debug_assert!(channels.is_multiple_of(8) && channels <= depth && depth.is_multiple_of(16));
         // SAFETY: the caller's promise.
         unsafe {
             match self.set {
                 #[cfg(target_arch = "x86_64")]
-                BfloatSet::Amx | BfloatSet::Avx512 => avx512::pack(from, channels, to, depth, pixels),
-                _ => portable::pack(from, channels, to, depth, pixels),
+                BfloatSet::Amx | BfloatSet::Avx512 => avx512::pack(from, norm, channels, (to, depth), pixels),
+                _ => portable::pack(from, norm, channels, (to, depth), pixels),
             }
         }
     }

@@ -8,6 +8,7 @@ use super::bfloat::{BfloatKernels, COLUMNS, Run, depth};
 use super::elementwise::{VECTOR, rectified, vectorised};
 use super::layout::{Panel, padded};
 use super::memory::Region;
+use super::operands::Operands;
 use crate::graph::Shape;
 use crate::ops::Conv;
 use half::bf16;
@@ -128,16 +129,6 @@ pub(super) struct BfloatConv {
     runs: Vec<Run>,
 }
 
-/// The operands of a run.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Memory {
-    pub source: Region,
-    pub filter: Region,
-    pub bias: Option<Region>,
-    pub target: Region,
-    pub workspace: Region,
-}
-
 impl BfloatConv {
     pub fn new(conv: &Conv, (maps, filter): (Shape, Filter), relu: bool, threads: usize) -> BfloatConv {
         let Shape::Maps { batch, height, width, .. } = maps else { unreachable!("a convolution reads maps") };
@@ -208,26 +199,38 @@ impl BfloatConv {
         self.threads * self.scratch()
     }
 
+    /// Pixels of each part of a sample, of which moments are taken together: its rows.
+    pub fn parts(&self) -> Vec<usize> {
+        vec![self.target.1; self.target.0]
+    }
+
     /// Computes the whole output, by a filter that [`Filter::write`] has written.
-    pub fn run(&self, kernels: BfloatKernels, memory: Memory) {
+    pub fn run(&self, kernels: BfloatKernels, operands: &Operands) {
         let bands = self.target.0.div_ceil(self.band);
         (0..self.batch * bands).into_par_iter().with_max_len(1).for_each(|task| {
             let (sample, first) = (task / bands, task % bands * self.band);
             let rows = first..(first + self.band).min(self.target.0);
             let thread = rayon::current_thread_index().unwrap_or(0);
             assert!(thread < self.threads, "a program runs on the threads of its device");
-            let scratch = memory.workspace.pointer(thread * self.scratch(), self.scratch());
+            let scratch = operands.workspace.pointer(thread * self.scratch(), self.scratch());
             // SAFETY: the sums lie behind the rounded rows.
             let (rounded, sums) = (scratch.cast::<bf16>(), unsafe { scratch.add(self.rounded()) });
-            self.round(kernels, (memory, sample), &rows, rounded);
+            self.round(kernels, (operands, sample), &rows, rounded);
             for &panel in &self.filter.panels {
-                self.multiply(kernels, (memory, sample), (panel, rows.clone()), rounded, sums);
+                self.multiply(kernels, (operands, sample), (panel, rows.clone()), rounded, sums);
             }
         });
     }
 
     /// Rounds the input rows that some rows of results read, with zeros around the map.
-    fn round(&self, kernels: BfloatKernels, (memory, sample): (Memory, usize), rows: &Range<usize>, to: *mut bf16) {
+    fn round(
+        &self,
+        kernels: BfloatKernels,
+        (operands, sample): (&Operands, usize),
+        rows: &Range<usize>,
+        to: *mut bf16,
+    ) {
+        let normed = operands.normed.map(|normed| (normed.rows(sample), normed.relu));
         let ((height, width), Conv { stride, padding, .. }) = (self.size, self.conv);
         let (lanes, depth, columns) = (padded(self.filter.inputs), self.filter.depth(), self.columns());
         for row in 0..self.rows(rows.len()) {
@@ -241,10 +244,10 @@ impl BfloatConv {
                 clear(0, columns);
                 continue;
             };
-            let from = memory.source.pointer((sample * height + y) * width * lanes, width * lanes);
+            let from = operands.source.pointer((sample * height + y) * width * lanes, width * lanes);
             clear(0, padding);
             // SAFETY: the source was just checked, and the row is as long as the map with its padding.
-            unsafe { kernels.pack(from, lanes, pixels.add(padding * depth), depth, width) };
+            unsafe { kernels.pack(from, normed, lanes, (pixels.add(padding * depth), depth), width) };
             clear(padding + width, columns);
         }
     }
@@ -253,14 +256,14 @@ impl BfloatConv {
     fn multiply(
         &self,
         kernels: BfloatKernels,
-        operands: (Memory, usize),
+        (operands, sample): (&Operands, usize),
         (panel, rows): (Panel, Range<usize>),
         rounded: *const bf16,
         sums: *mut f32,
     ) {
         let Filter { chunk, chunks, .. } = self.filter;
         let (depth, taps, width) = (self.filter.depth(), self.filter.taps(), panel.width);
-        let filter = operands.0.filter.pointer(0, self.filter.len()).cast::<bf16>().cast_const();
+        let filter = operands.filter.pointer(0, self.filter.len()).cast::<bf16>().cast_const();
         for part in 0..chunks {
             for row in 0..rows.len() {
                 let last = part + 1 == chunks;
@@ -273,7 +276,7 @@ impl BfloatConv {
                     let (size, column) = ((width, self.target.1, chunk), self.conv.stride * depth);
                     kernels.sums(part > 0, size, &self.runs, left, (right, column), sums);
                     if last {
-                        self.finish(operands, panel, rows.start + row, sums);
+                        self.finish((operands, sample), panel, rows.start + row, sums);
                     }
                 }
             }
@@ -286,7 +289,7 @@ impl BfloatConv {
     /// The sums are this task's, as are these lanes of the row.
     unsafe fn finish(
         &self,
-        (memory, sample): (Memory, usize),
+        (operands, sample): (&Operands, usize),
         Panel { start, width }: Panel,
         row: usize,
         sums: *const f32,
@@ -294,8 +297,8 @@ impl BfloatConv {
         let (lanes, columns) = (padded(self.filter.outputs), self.target.1);
         let kept = width.min(lanes - start);
         let first = (sample * self.target.0 + row) * columns * lanes;
-        let target = memory.target.pointer(first, columns * lanes);
-        let bias = memory.bias.map(|bias| bias.pointer(start, kept).cast_const());
+        let target = operands.target.pointer(first, columns * lanes);
+        let bias = operands.bias.map(|bias| bias.pointer(start, kept).cast_const());
         vectorised(
             #[inline(always)]
             || {
@@ -312,6 +315,10 @@ impl BfloatConv {
                 }
             },
         );
+        if let Some(moments) = &operands.moments {
+            let first = (sample * self.target.0 + row) * columns;
+            moments.take(operands.target, (sample, row), (first, columns), start..start + kept);
+        }
     }
 }
 
@@ -339,8 +346,9 @@ mod tests {
         unsafe { pack(maps, &whole(maps.elements(), 5), source.slice_mut(0, source.len())) };
         kept.write(&whole(filter.elements(), 7), weights);
         let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
-        let memory = Memory { source, filter: weights, bias: None, target, workspace };
-        pool.install(|| bound.run(BfloatKernels::new(set), memory));
+        let (normed, bias, moments) = (None, None, None);
+        let operands = Operands { source, normed, filter: weights, bias, target, moments, workspace };
+        pool.install(|| bound.run(BfloatKernels::new(set), &operands));
         // SAFETY: as above.
         unsafe { target.all() }.to_vec()
     }

@@ -8,8 +8,8 @@
 use super::layout::{Panel, padded, panels};
 use super::memory::Region;
 use super::microkernel::{MicroKernels, Operand};
+use super::operands::Operands;
 use crate::ops::Conv;
-use crate::program::Epilogue;
 use rayon::prelude::*;
 
 /// Output pixels computed together; a multiple of every tile's columns.
@@ -186,7 +186,7 @@ pub(super) struct Correlation {
     pub outputs: usize,
     pub rows: Axis,
     pub columns: Axis,
-    pub epilogue: Epilogue,
+    pub relu: bool,
     runs: Vec<Run>,
     panels: Vec<Panel>,
     band: usize,
@@ -208,7 +208,7 @@ impl Correlation {
         layout: SourceLayout,
         outputs: usize,
         (rows, columns): (Axis, Axis),
-        epilogue: Epilogue,
+        relu: bool,
     ) -> Correlation {
         let panels = panels(outputs);
         let source_row = columns.source * layout.depth * layout.planes * rows.source_step / rows.step.max(1);
@@ -218,7 +218,7 @@ impl Correlation {
         let bands = rows.target.div_ceil(band).max(2);
         let band = rows.target.div_ceil(bands);
         let runs = runs(&columns);
-        Correlation { kernels, batch, layout, outputs, rows, columns, epilogue, runs, panels, band }
+        Correlation { kernels, batch, layout, outputs, rows, columns, relu, runs, panels, band }
     }
 
     /// Terms of the sum of one output pixel, as the filter stores them.
@@ -226,8 +226,16 @@ impl Correlation {
         self.layout.planes * self.rows.order.len() * self.columns.order.len() * self.layout.depth
     }
 
-    /// Computes the whole output.
-    pub fn run(&self, source: Region, filter: Region, bias: Option<Region>, target: Region) {
+    /// Pixels of each part of a sample, of which moments are taken together.
+    pub fn parts(&self) -> Vec<usize> {
+        let (rows, columns) = (self.rows.target, self.columns.target);
+        (0..rows).step_by(self.band).map(|row| self.band.min(rows - row) * columns).collect()
+    }
+
+    /// Computes the whole output. The source is read as it is.
+    pub fn run(&self, operands: &Operands) {
+        let Operands { source, filter, bias, target, .. } = *operands;
+        debug_assert!(operands.normed.is_none(), "maps are read in place");
         let bands = self.rows.target.div_ceil(self.band);
         let tasks = self.panels.len() * self.batch * bands;
         (0..tasks).into_par_iter().with_max_len(1).for_each(|index| {
@@ -241,7 +249,7 @@ impl Correlation {
             };
             self.begin(task, bias, target);
             self.accumulate(task, source, filter, target);
-            self.finish(task, target);
+            self.finish(task, operands);
         });
     }
 
@@ -265,12 +273,20 @@ impl Correlation {
         }
     }
 
-    fn finish(&self, task: Task, target: Region) {
-        if self.epilogue.relu {
+    fn finish(&self, task: Task, operands: &Operands) {
+        let Panel { start, width } = task.panel;
+        if self.relu {
             // SAFETY: this task alone owns these lanes of these rows.
             self.for_each_pixel(task, |at| unsafe {
-                super::elementwise::relu(target.slice_mut(at, task.panel.width));
+                super::elementwise::relu(operands.target.slice_mut(at, width));
             });
+        }
+        if let Some(moments) = &operands.moments {
+            let columns = self.columns.target;
+            let first = (task.sample * self.rows.target + task.first_row) * columns;
+            let pixels = (task.end_row - task.first_row) * columns;
+            let part = (task.sample, task.first_row / self.band);
+            moments.take(operands.target, part, (first, pixels), start..start + width);
         }
     }
 

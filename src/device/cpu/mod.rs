@@ -14,6 +14,9 @@ mod kept;
 mod layout;
 mod memory;
 mod microkernel;
+mod moments;
+mod normed;
+mod operands;
 mod ops;
 mod stencil;
 mod winograd;
@@ -31,6 +34,7 @@ use bfloat::BfloatKernels;
 use kept::Kept;
 use memory::Arena;
 use microkernel::MicroKernels;
+use ops::conv::Means;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -90,6 +94,15 @@ impl CpuDevice {
         self.bfloat.filter(|_| self.precision == Precision::BFloat16)
     }
 
+    /// What convolutions are computed with.
+    fn means(&self) -> Means {
+        Means {
+            kernels: MicroKernels::new(self.set),
+            bfloat: BfloatKernels::new(self.bfloat.unwrap_or(BfloatSet::Portable)),
+            threads: self.threads(),
+        }
+    }
+
     /// How many threads compute.
     pub fn threads(&self) -> usize {
         self.pool.current_num_threads()
@@ -105,12 +118,18 @@ impl Target for CpuDevice {
         ops::folds(op, epilogue)
     }
 
+    fn norms_first(&self, step: &Step, inputs: &[Shape]) -> bool {
+        let kept = Kept::of(step, inputs, self.rounding());
+        ops::norms_first(step, kept.as_ref(), inputs, self.means())
+    }
+
     fn has_step(&self, op: &Op) -> bool {
         matches!(op, Op::MultiKernelPooling(_))
     }
 
-    fn workspace(&self, step: &Step, inputs: &[Shape], _outputs: &[Shape]) -> usize {
-        ops::workspace(step, Kept::of(step, inputs, self.rounding()).as_ref(), inputs, self.threads())
+    fn workspace(&self, step: &Step, inputs: &[Shape], outputs: &[Shape]) -> usize {
+        let kept = Kept::of(step, inputs, self.rounding());
+        ops::workspace(step, kept.as_ref(), inputs, outputs[0], self.means())
     }
 
     fn filter_storage(&self, step: &Step, inputs: &[Shape]) -> usize {
@@ -212,10 +231,8 @@ impl CpuSession {
             return Err(Error::Device(problem));
         }
         let arena = Arena::new(program.arena_len())?;
-        let bfloat = BfloatKernels::new(device.bfloat.unwrap_or(BfloatSet::Portable));
-        let kernels = MicroKernels::new(device.set);
         let kept = kept_filters(&program, device.rounding());
-        let threads = device.threads();
+        let means = device.means();
         let routines = program
             .steps()
             .iter()
@@ -226,15 +243,15 @@ impl CpuSession {
                 };
                 ops::bind(ops::Binding {
                     op: &step.op,
+                    prologue: step.prologue,
                     epilogue: step.epilogue,
+                    operands: step.operands(),
                     input_shapes: shapes(&step.inputs),
                     output_shapes: shapes(&step.outputs),
                     inputs: regions(&step.inputs),
                     outputs: regions(&step.outputs),
                     workspace: arena.region(step.workspace),
-                    kernels,
-                    threads,
-                    bfloat,
+                    means,
                     kept: step.own_filter().and_then(|filter| kept.get(&filter)),
                 })
             })

@@ -5,10 +5,10 @@
 //! while it is in registers. Input rows lie channel by channel for that, with the zeros beside the map, each in a ring that
 //! holds as many rows as the filter has.
 
-use super::elementwise::{VECTOR, load, store};
+use super::elementwise::{VECTOR, load, rectified, store};
 use super::layout::{Panel, padded, panels};
-use super::memory::Region;
 use super::microkernel::InstructionSet;
+use super::operands::Operands;
 use crate::graph::Shape;
 use crate::ops::Conv;
 use pulp::{Simd, WithSimd};
@@ -54,16 +54,6 @@ pub(super) struct Stencil {
     target: (usize, usize),
     relu: bool,
     threads: usize,
-}
-
-/// The operands of a run.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Memory {
-    pub source: Region,
-    pub filter: Region,
-    pub bias: Option<Region>,
-    pub target: Region,
-    pub workspace: Region,
 }
 
 impl Stencil {
@@ -142,10 +132,16 @@ impl Stencil {
         self.target.0.div_ceil(4 * self.threads).max(LEAST_ROWS)
     }
 
+    /// Pixels of each part of a sample, of which moments are taken together: its rows.
+    pub fn parts(&self) -> Vec<usize> {
+        vec![self.target.1; self.target.0]
+    }
+
     /// Computes the whole output.
-    pub fn run(&self, set: InstructionSet, memory: Memory) {
+    pub fn run(&self, set: InstructionSet, operands: &Operands) {
+        let workspace = operands.workspace;
         // SAFETY: nobody else runs.
-        self.turn(unsafe { memory.filter.all() }, unsafe { memory.workspace.slice_mut(0, self.weights()) });
+        self.turn(unsafe { operands.filter.all() }, unsafe { workspace.slice_mut(0, self.weights()) });
         let bands = self.target.0.div_ceil(self.band());
         (0..self.batch * bands).into_par_iter().with_max_len(1).for_each(|task| {
             let (sample, first) = (task / bands, task % bands * self.band());
@@ -153,8 +149,8 @@ impl Stencil {
             let thread = rayon::current_thread_index().unwrap_or(0);
             assert!(thread < self.threads, "a program runs on the threads of its device");
             let start = self.weights() + thread * self.scratch();
-            let ring = memory.workspace.pointer(start, self.scratch());
-            set.dispatch(Band { of: self, memory, sample, rows, set, ring });
+            let ring = workspace.pointer(start, self.scratch());
+            set.dispatch(Band { of: self, operands, sample, rows, set, ring });
         });
     }
 
@@ -189,7 +185,7 @@ impl Stencil {
 /// Some rows of results of one sample.
 struct Band<'a> {
     of: &'a Stencil,
-    memory: Memory,
+    operands: &'a Operands,
     sample: usize,
     rows: Range<usize>,
     set: InstructionSet,
@@ -214,6 +210,12 @@ impl WithSimd for Band<'_> {
             self.take_row(row + kernel.0 - 1, padding);
             self.sum_row(simd, row);
             self.write_row(row);
+            if let Some(moments) = &self.operands.moments {
+                let (rows, columns) = self.of.target;
+                let first = (self.sample * rows + row) * columns;
+                let some = 0..padded(self.of.outputs);
+                moments.take(self.operands.target, (self.sample, row), (first, columns), some);
+            }
         }
     }
 }
@@ -257,7 +259,7 @@ impl Band<'_> {
                 (None, _) => numbers.fill(0.0),
                 (Some(y), Source::Planes) => {
                     let from =
-                        self.memory.source.pointer(((self.sample * channels + channel) * height + y) * width, width);
+                        self.operands.source.pointer(((self.sample * channels + channel) * height + y) * width, width);
                     numbers[..padding].fill(0.0);
                     // SAFETY: just checked; nobody writes the source.
                     numbers[padding..padding + width]
@@ -272,7 +274,7 @@ impl Band<'_> {
         }
         let (Some(y), Source::Pixels) = (y, source) else { return };
         let lanes = padded(channels);
-        let from = self.memory.source.pointer((self.sample * height + y) * width * lanes, width * lanes);
+        let from = self.operands.source.pointer((self.sample * height + y) * width * lanes, width * lanes);
         for first in (0..channels).step_by(VECTOR) {
             let some = VECTOR.min(channels - first);
             let whole = width - width % VECTOR;
@@ -288,6 +290,26 @@ impl Band<'_> {
                     // SAFETY: as above.
                     unsafe { *slot(channel).add(padding + x) = *from.add(x * lanes + channel) };
                 }
+            }
+        }
+        self.norm_row(row, padding);
+    }
+
+    /// Norms the channels of a row that was just brought into the ring.
+    #[inline(always)]
+    fn norm_row(&self, row: usize, padding: usize) {
+        let (Some(normed), (_, width)) = (self.operands.normed, self.of.size) else { return };
+        let [mean, scale, beta] = normed.rows(self.sample);
+        for channel in 0..self.of.channels {
+            let slot = (channel * self.of.kernel.0 + row % self.of.kernel.0) * self.of.pitch();
+            // SAFETY: this task's row of the ring; nobody writes the numbers of a norm.
+            let (numbers, mean, scale, beta) = unsafe {
+                let numbers = std::slice::from_raw_parts_mut(self.ring.add(slot + padding), width);
+                (numbers, *mean.add(channel), *scale.add(channel), *beta.add(channel))
+            };
+            numbers.iter_mut().for_each(|x| *x = (*x - mean) * scale + beta);
+            if normed.relu {
+                numbers.iter_mut().for_each(|x| *x = rectified(*x));
             }
         }
     }
@@ -323,8 +345,8 @@ impl Band<'_> {
     ) -> usize {
         let Stencil { channels, outputs, kernel: (kernel_rows, kernel_columns), relu, .. } = *self.of;
         let (pitch, first) = (self.of.pitch(), group * G);
-        let weights = self.memory.workspace.pointer(group * self.of.terms() * G, self.of.terms() * G);
-        let bias = |lane: usize| match self.memory.bias {
+        let weights = self.operands.workspace.pointer(group * self.of.terms() * G, self.of.terms() * G);
+        let bias = |lane: usize| match self.operands.bias {
             // SAFETY: nobody writes the bias.
             Some(bias) if first + lane < outputs => unsafe { *bias.pointer(first + lane, 1) },
             _ => 0.0,
@@ -377,7 +399,7 @@ impl Band<'_> {
     fn write_row(&self, row: usize) {
         let Stencil { outputs, target: (rows, columns), .. } = *self.of;
         let (lanes, pitch, from) = (padded(outputs), self.of.result_pitch(), self.results().cast_const());
-        let to = self.memory.target.pointer((self.sample * rows + row) * columns * lanes, columns * lanes);
+        let to = self.operands.target.pointer((self.sample * rows + row) * columns * lanes, columns * lanes);
         for first in (0..lanes).step_by(VECTOR) {
             for x in (0..columns).step_by(VECTOR) {
                 // SAFETY: rows of results are whole vectors; this task alone writes this row.

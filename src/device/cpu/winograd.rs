@@ -12,12 +12,14 @@
 use super::layout::{Panel, padded, panels};
 use super::memory::Region;
 use super::microkernel::{MicroKernels, Operand};
+use super::operands::Operands;
 use crate::graph::Shape;
 use crate::ops::Conv;
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 use std::marker::PhantomData;
 use std::mem::MaybeUninit;
+use std::ops::Range;
 
 /// How many results of a row, and of a column, are made together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -224,6 +226,10 @@ struct Place {
 const BLOCK: usize = 128 * 1024;
 /// The fewest and the most tiles of a block; the filter goes by once for each block.
 const TILES: std::ops::RangeInclusive<usize> = 24..=48;
+/// The most tiles of a part, of whose results the statistics are taken together; a block has whole parts.
+const PART: usize = 8;
+/// The fewest parts of a sample that has more tiles than that, so that blocks can be about as large.
+const PARTS: usize = 64;
 /// Between the points of a block beside their numbers, a cache line: without it all points of a tile would fall into the
 /// same set of the first-level cache.
 const APART: usize = 16;
@@ -241,20 +247,22 @@ pub(super) struct Winograd {
     target: (usize, usize),
     relu: bool,
     panels: Vec<Panel>,
-    places: Vec<Place>,
-    blocks: usize,
-    /// Parts that the panels are divided into, where there are fewer blocks than threads.
-    parts: usize,
+    division: Division,
     threads: usize,
     /// A pixel outside the map.
     outside: Vec<f32>,
 }
 
-/// How the work is divided. Sums do not depend on it.
+/// How the work is divided. Sums do not depend on it, and what is found of parts does not depend on the threads.
+#[derive(Debug)]
 struct Division {
     places: Vec<Place>,
+    /// Tiles of a sample, and of each of its parts but the last.
+    tiles: usize,
+    part: usize,
     blocks: usize,
-    parts: usize,
+    /// What the panels are divided into, where there are fewer blocks than threads.
+    shares: usize,
 }
 
 impl Division {
@@ -265,19 +273,49 @@ impl Division {
         let size = |source| conv.output_size(source, 3).unwrap_or(0);
         let places = places(tile, batch, (size(height), size(width)), conv.dilation);
         let panels = panels(outputs);
+        let tiles = places.len() / batch.max(1);
+        let part = (tiles / PARTS).next_power_of_two().min(PART);
         let fitting = BLOCK / (tile.points() * (padded(channels) + panels[0].width));
         let most = fitting.clamp(*TILES.start(), *TILES.end());
         let mut blocks = places.len().div_ceil(most);
         if blocks < 8 * threads {
             blocks = blocks.next_multiple_of(threads).min(places.len().div_ceil(6));
         }
-        let parts = threads.div_ceil(blocks).min(panels.len());
-        Division { places, blocks, parts }
+        let mut division = Division { places, tiles, part, blocks, shares: 1 };
+        division.blocks = blocks.min(batch * division.parts());
+        division.shares = threads.div_ceil(division.blocks.max(1)).min(panels.len());
+        division
+    }
+
+    /// Parts of a sample.
+    fn parts(&self) -> usize {
+        self.tiles.div_ceil(self.part)
+    }
+
+    /// Where a part of a sample, counted from the first sample's first one on, begins.
+    fn first_tile(&self, part: usize) -> usize {
+        part / self.parts() * self.tiles + part % self.parts() * self.part
+    }
+
+    /// The parts of a block.
+    fn block(&self, block: usize) -> Range<usize> {
+        let samples = self.places.len() / self.tiles.max(1);
+        share(samples * self.parts(), block, self.blocks)
+    }
+
+    /// The tiles of some parts.
+    fn tiles_of(&self, parts: Range<usize>) -> Range<usize> {
+        self.first_tile(parts.start)..self.first_tile(parts.end)
     }
 
     fn most_tiles(&self) -> usize {
-        self.places.len().div_ceil(self.blocks)
+        (0..self.blocks).map(|block| self.tiles_of(self.block(block)).len()).max().unwrap_or(0)
     }
+}
+
+/// Share number `at` of `parts` shares of `of` things.
+fn share(of: usize, at: usize, parts: usize) -> Range<usize> {
+    of * at / parts..of * (at + 1) / parts
 }
 
 /// The tiles of all phases of all samples.
@@ -301,13 +339,6 @@ fn point_step(tiles: usize, lanes: usize) -> usize {
     (tiles * lanes).next_multiple_of(APART) + APART
 }
 
-/// Numbers of scratch memory of all threads.
-pub(super) fn workspace(tile: Tile, conv: &Conv, maps: Shape, filter: Shape, threads: usize) -> usize {
-    let (Shape::Maps { channels, .. }, Shape::Filter { outputs, .. }) = (maps, filter) else { return 0 };
-    let tiles = Division::new(tile, conv, (maps, filter), threads).most_tiles();
-    threads * scratch(tile, tiles, padded(channels), panels(outputs)[0].width)
-}
-
 /// Numbers of scratch memory of a thread.
 fn scratch(tile: Tile, tiles: usize, depth: usize, width: usize) -> usize {
     tile.points() * (point_step(tiles, depth) + point_step(tiles, width))
@@ -325,7 +356,7 @@ impl Winograd {
         let (Shape::Maps { channels, height, width, .. }, Shape::Filter { outputs, .. }) = (maps, filter) else {
             unreachable!("a convolution reads maps and a filter")
         };
-        let Division { places, blocks, parts } = Division::new(tile, conv, (maps, filter), threads);
+        let division = Division::new(tile, conv, (maps, filter), threads);
         let size = |source| conv.output_size(source, 3).unwrap_or(0);
         let (depth, lanes) = (padded(channels), padded(outputs));
         Winograd {
@@ -338,43 +369,71 @@ impl Winograd {
             target: (size(height), size(width)),
             relu,
             panels: panels(outputs),
-            places,
-            blocks,
-            parts,
+            division,
             threads,
             outside: vec![0.0; depth],
         }
     }
 
+    /// Numbers of scratch memory of a thread.
+    fn scratch(&self) -> usize {
+        scratch(self.tile, self.division.most_tiles(), self.depth, self.panels[0].width)
+    }
+
+    /// Numbers of scratch memory of all threads.
+    pub fn workspace(&self) -> usize {
+        self.threads * self.scratch()
+    }
+
+    /// How many results of a row, and of a column, of a tile lie within the map.
+    fn inside(&self, place: Place) -> (usize, usize) {
+        let inside =
+            |first: u32, size: usize| (size - first as usize).div_ceil(self.conv.dilation).min(self.tile.made());
+        (inside(place.row, self.target.0), inside(place.column, self.target.1))
+    }
+
+    /// Pixels of each part of a sample.
+    pub fn parts(&self) -> Vec<usize> {
+        let pixels = |part: usize| {
+            let tiles = self.division.tiles_of(part..part + 1);
+            self.division.places[tiles]
+                .iter()
+                .map(|&place| self.inside(place))
+                .map(|(rows, columns)| rows * columns)
+                .sum()
+        };
+        (0..self.division.parts()).map(pixels).collect()
+    }
+
     /// Computes the whole output, by a filter that [`Tile::write_filter`] has written.
-    pub fn run(&self, source: Region, filter: Region, bias: Option<Region>, target: Region, workspace: Region) {
-        let memory = Memory { source, filter, bias, target, workspace };
+    pub fn run(&self, operands: &Operands) {
         match self.tile {
-            Tile::Two => self.run_tiles::<Two>(memory),
-            Tile::Four => self.run_tiles::<Four>(memory),
+            Tile::Two => self.run_tiles::<Two>(operands),
+            Tile::Four => self.run_tiles::<Four>(operands),
         }
     }
 
-    fn run_tiles<P: Points>(&self, memory: Memory) {
+    fn run_tiles<P: Points>(&self, operands: &Operands) {
         let arch = pulp::Arch::new();
-        let most = self.places.len().div_ceil(self.blocks);
-        let scratch = scratch(self.tile, most, self.depth, self.panels[0].width);
-        (0..self.blocks * self.parts).into_par_iter().with_max_len(1).for_each(|task| {
-            let (block, part) = (task / self.parts, task % self.parts);
-            let share = |of: usize, at: usize, parts: usize| of * at / parts..of * (at + 1) / parts;
-            let places = &self.places[share(self.places.len(), block, self.blocks)];
+        let (division, scratch) = (&self.division, self.scratch());
+        (0..division.blocks * division.shares).into_par_iter().with_max_len(1).for_each(|task| {
+            let (block, part) = (task / division.shares, task % division.shares);
+            let parts = division.block(block);
+            let tiles = division.tiles_of(parts.clone());
+            let places = &division.places[tiles];
             let thread = rayon::current_thread_index().unwrap_or(0);
             assert!(thread < self.threads, "a program runs on the threads of its device");
-            let pixels = memory.workspace.pointer(thread * scratch, scratch);
+            let pixels = operands.workspace.pointer(thread * scratch, scratch);
             let pixel_step = point_step(places.len(), self.depth);
             // SAFETY: within the scratch memory, which holds the pixels and the sums of the largest block.
             let sums = unsafe { pixels.add(self.tile.points() * pixel_step) };
             let points = Block { start: pixels, step: pixel_step, lanes: self.depth };
-            arch.dispatch(ReadPixels::<P> { of: self, places, source: memory.source, points, kind: PhantomData });
-            for &panel in &self.panels[share(self.panels.len(), part, self.parts)] {
+            arch.dispatch(ReadPixels::<P> { of: self, places, operands, points, kind: PhantomData });
+            for &panel in &self.panels[share(self.panels.len(), part, division.shares)] {
                 let sums = Block { start: sums, step: point_step(places.len(), panel.width), lanes: panel.width };
-                self.multiply(panel, places.len(), memory.filter, points, sums);
-                arch.dispatch(WriteResults::<P> { of: self, places, panel, sums, memory, kind: PhantomData });
+                self.multiply(panel, places.len(), operands.filter, points, sums);
+                let parts = parts.clone();
+                arch.dispatch(WriteResults::<P> { of: self, parts, panel, sums, operands, kind: PhantomData });
             }
         });
     }
@@ -397,16 +456,6 @@ impl Winograd {
             }
         }
     }
-}
-
-/// The operands of a run.
-#[derive(Debug, Clone, Copy)]
-struct Memory {
-    source: Region,
-    filter: Region,
-    bias: Option<Region>,
-    target: Region,
-    workspace: Region,
 }
 
 /// Some lanes of each point of each tile, in a thread's scratch memory.
@@ -465,33 +514,124 @@ unsafe fn written<S: Simd, P: Points>(simd: S, row: &[MaybeUninit<S::f32s>; MOST
     numbers
 }
 
+/// `max(x, 0)`; NaN stays.
+#[inline(always)]
+fn rectified<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
+    let zero = simd.splat_f32s(0.0);
+    simd.select_f32s(simd.less_than_f32s(x, zero), zero, x)
+}
+
 /// `B^T d B` of every tile of a block.
 struct ReadPixels<'a, P> {
     of: &'a Winograd,
     places: &'a [Place],
-    source: Region,
+    operands: &'a Operands,
     points: Block,
     kind: PhantomData<P>,
 }
 
+/// The pixels that a tile reads.
+type Pixels = [[*const f32; MOST]; MOST];
+
+/// A vector of lanes of each pixel that a tile reads.
+trait Lanes<S: Simd> {
+    /// That of row `i` and column `j`.
+    ///
+    /// # Safety
+    /// Nobody writes the pixel.
+    unsafe fn at(&self, simd: S, i: usize, j: usize) -> S::f32s;
+}
+
+/// The pixels' lanes from `lane` on, of which `left` are left.
+struct AsTheyAre<'a> {
+    pixels: &'a Pixels,
+    lane: usize,
+    left: usize,
+}
+
+impl<S: Simd> Lanes<S> for AsTheyAre<'_> {
+    #[inline(always)]
+    unsafe fn at(&self, simd: S, i: usize, j: usize) -> S::f32s {
+        // SAFETY: the caller's promise.
+        unsafe { load(simd, self.pixels[i][j].add(self.lane), self.left) }
+    }
+}
+
+/// The same lanes, normed where pixels lie within the map: all of them do so of a tile that is whole.
+struct NormedLanes<'a, S: Simd, const WHOLE: bool> {
+    pixels: AsTheyAre<'a>,
+    outside: *const f32,
+    mean: S::f32s,
+    scale: S::f32s,
+    beta: S::f32s,
+    /// 0 with ReLU, and what is less than all numbers without.
+    least: S::f32s,
+}
+
+impl<S: Simd, const WHOLE: bool> Lanes<S> for NormedLanes<'_, S, WHOLE> {
+    #[inline(always)]
+    unsafe fn at(&self, simd: S, i: usize, j: usize) -> S::f32s {
+        if !WHOLE && self.pixels.pixels[i][j] == self.outside {
+            return simd.splat_f32s(0.0);
+        }
+        // SAFETY: the caller's promise.
+        let x = unsafe { self.pixels.at(simd, i, j) };
+        let y = simd.mul_add_e_f32s(simd.sub_f32s(x, self.mean), self.scale, self.beta);
+        // NaN stays.
+        simd.select_f32s(simd.less_than_f32s(y, self.least), self.least, y)
+    }
+}
+
 impl<P: Points> ReadPixels<'_, P> {
-    /// The pixels that a tile reads; those outside the map are zeros.
-    fn pixels(&self, place: Place) -> [[*const f32; MOST]; MOST] {
+    /// The pixels that a tile reads, and whether all of them lie within the map; the others are zeros.
+    fn pixels(&self, place: Place) -> (Pixels, bool) {
         let Winograd { conv, depth, source: (height, width), .. } = *self.of;
         let at = |first: u32, tap: usize, size: usize| {
             (first as usize + tap * conv.dilation).checked_sub(conv.padding).filter(|&at| at < size)
         };
         let mut pixels = [[self.of.outside.as_ptr(); MOST]; MOST];
+        let mut inside = 0;
         for (i, row) in pixels.iter_mut().enumerate().take(P::READ) {
             let Some(y) = at(place.row, i, height) else { continue };
             let start = (place.sample as usize * height + y) * width;
             for (j, pixel) in row.iter_mut().enumerate().take(P::READ) {
                 if let Some(x) = at(place.column, j, width) {
-                    *pixel = self.source.pointer((start + x) * depth, depth);
+                    *pixel = self.operands.source.pointer((start + x) * depth, depth);
+                    inside += 1;
                 }
             }
         }
-        pixels
+        (pixels, inside == P::READ * P::READ)
+    }
+
+    /// Transforms a vector of lanes of a tile.
+    ///
+    /// # Safety
+    /// Nobody writes the pixels. `left` numbers are writable at `to` and at each further point; they are this task's.
+    #[inline(always)]
+    #[allow(clippy::needless_range_loop)] // rows and columns, of several arrays at once
+    unsafe fn transform<S: Simd>(&self, simd: S, (to, left): (*mut f32, usize), lanes: impl Lanes<S>) {
+        let mut half = [[const { MaybeUninit::<S::f32s>::uninit() }; MOST]; MOST];
+        for j in 0..P::READ {
+            let mut d = [simd.splat_f32s(0.0); MOST];
+            for i in 0..P::READ {
+                // SAFETY: the caller's promise.
+                d[i] = unsafe { lanes.at(simd, i, j) };
+            }
+            let t = P::of_pixels(simd, d);
+            for i in 0..P::READ {
+                half[i][j].write(t[i]);
+            }
+        }
+        for i in 0..P::READ {
+            // SAFETY: all that a row has was just written; the rest is the caller's promise.
+            unsafe {
+                let t = P::of_pixels(simd, written::<S, P>(simd, &half[i]));
+                for j in 0..P::READ {
+                    store(simd, to.add((i * P::READ + j) * self.points.step), left, t[j]);
+                }
+            }
+        }
     }
 }
 
@@ -499,32 +639,31 @@ impl<P: Points> WithSimd for ReadPixels<'_, P> {
     type Output = ();
 
     #[inline(always)]
-    #[allow(clippy::needless_range_loop)] // rows and columns, of several arrays at once
     fn with_simd<S: Simd>(self, simd: S) {
-        let (depth, step) = (self.of.depth, self.points.step);
+        let depth = self.of.depth;
         for (tile, &place) in self.places.iter().enumerate() {
-            let pixels = self.pixels(place);
+            let (pixels, whole) = self.pixels(place);
+            let rows = self.operands.normed.map(|normed| (normed.rows(place.sample as usize), normed.relu));
             for lane in (0..depth).step_by(S::F32_LANES) {
                 let left = depth - lane;
-                // SAFETY: pixels have `depth` numbers that nobody writes; the points are this task's.
+                // SAFETY: pixels, and the rows of a norm, have `depth` numbers that nobody writes; the points are this
+                // task's.
                 unsafe {
-                    let mut half = [[const { MaybeUninit::<S::f32s>::uninit() }; MOST]; MOST];
-                    for j in 0..P::READ {
-                        let mut d = [simd.splat_f32s(0.0); MOST];
-                        for i in 0..P::READ {
-                            d[i] = load(simd, pixels[i][j].add(lane), left);
-                        }
-                        let t = P::of_pixels(simd, d);
-                        for i in 0..P::READ {
-                            half[i][j].write(t[i]);
-                        }
-                    }
-                    let to = self.points.start.add(tile * depth + lane);
-                    for i in 0..P::READ {
-                        let t = P::of_pixels(simd, written::<S, P>(simd, &half[i]));
-                        for j in 0..P::READ {
-                            store(simd, to.add((i * P::READ + j) * step), left, t[j]);
-                        }
+                    let to = (self.points.start.add(tile * depth + lane), left);
+                    let pixels = AsTheyAre { pixels: &pixels, lane, left };
+                    let Some((rows, relu)) = rows else {
+                        self.transform(simd, to, pixels);
+                        continue;
+                    };
+                    let [mean, scale, beta] = rows.map(|row| load(simd, row.add(lane), left));
+                    let least = simd.splat_f32s(if relu { 0.0 } else { f32::NEG_INFINITY });
+                    let outside = self.of.outside.as_ptr();
+                    if whole {
+                        let lanes = NormedLanes::<S, true> { pixels, outside, mean, scale, beta, least };
+                        self.transform(simd, to, lanes);
+                    } else {
+                        let lanes = NormedLanes::<S, false> { pixels, outside, mean, scale, beta, least };
+                        self.transform(simd, to, lanes);
                     }
                 }
             }
@@ -532,64 +671,160 @@ impl<P: Points> WithSimd for ReadPixels<'_, P> {
     }
 }
 
-/// `A^T m A` of every tile of a block, with bias and ReLU.
+/// `A^T m A` of every tile of some parts, with bias and ReLU, and the moments of each part.
 struct WriteResults<'a, P> {
     of: &'a Winograd,
-    places: &'a [Place],
+    parts: Range<usize>,
     panel: Panel,
     sums: Block,
-    memory: Memory,
+    operands: &'a Operands,
     kind: PhantomData<P>,
 }
+
+/// What a tile's results are, of some lanes; those outside of the map are left as they are.
+type Results<V> = [[MaybeUninit<V>; 4]; 4];
 
 impl<P: Points> WithSimd for WriteResults<'_, P> {
     type Output = ();
 
     #[inline(always)]
-    #[allow(clippy::needless_range_loop)] // rows and columns, of several arrays at once
     fn with_simd<S: Simd>(self, simd: S) {
-        let Winograd { conv, lanes, target: (rows, columns), relu, .. } = *self.of;
+        let division = &self.of.division;
+        let first = division.first_tile(self.parts.start);
+        for part in self.parts.clone() {
+            let mut pixels = 0;
+            for tile in division.tiles_of(part..part + 1) {
+                let place = division.places[tile];
+                let size = self.of.inside(place);
+                self.write_tile(simd, (tile - first, place, size), (part % division.parts(), pixels));
+                pixels += size.0 * size.1;
+            }
+        }
+    }
+}
+
+impl<P: Points> WriteResults<'_, P> {
+    /// Writes the results of a tile, of which so many rows and columns are inside the map, and adds them to what `before`
+    /// pixels of its part have left.
+    #[inline(always)]
+    fn write_tile<S: Simd>(
+        &self,
+        simd: S,
+        (tile, place, size): (usize, Place, (usize, usize)),
+        (part, before): (usize, usize),
+    ) {
         let Panel { start, width } = self.panel;
-        let (step, target, zero) = (self.sums.step, self.memory.target, simd.splat_f32s(0.0));
-        let bias = self.memory.bias.map(|bias| bias.pointer(start, width).cast_const());
-        for (tile, &place) in self.places.iter().enumerate() {
-            let (row, column) = (place.row as usize, place.column as usize);
-            let inside = |first: usize, size: usize| (size - first).div_ceil(conv.dilation).min(P::MADE);
-            let (height, across) = (inside(row, rows), inside(column, columns));
-            let pixel = |i: usize, j: usize| {
-                let line = place.sample as usize * rows + row + i * conv.dilation;
-                target.pointer((line * columns + column + j * conv.dilation) * lanes + start, width)
-            };
-            for lane in (0..width).step_by(S::F32_LANES) {
-                let left = width - lane;
-                // SAFETY: the sums are this task's, and so are these lanes of the pixels of its tiles; nobody writes
-                // the bias.
-                unsafe {
-                    let added = bias.map_or(zero, |bias| load(simd, bias.add(lane), left));
-                    let from = self.sums.start.add(tile * width + lane).cast_const();
-                    let mut half = [[const { MaybeUninit::<S::f32s>::uninit() }; MOST]; 4];
-                    for j in 0..P::READ {
-                        let mut m = [zero; MOST];
-                        for i in 0..P::READ {
-                            m[i] = load(simd, from.add((i * P::READ + j) * step), left);
-                        }
-                        let t = P::results(simd, m);
-                        for i in 0..P::MADE {
-                            half[i][j].write(t[i]);
-                        }
-                    }
-                    for (i, half) in half.iter().enumerate().take(height) {
-                        let t = P::results(simd, written::<S, P>(simd, half));
-                        for (j, &result) in t.iter().enumerate().take(across) {
-                            let mut y = simd.add_f32s(result, added);
-                            if relu {
-                                y = simd.select_f32s(simd.less_than_f32s(y, zero), zero, y);
-                            }
-                            store(simd, pixel(i, j).add(lane), left, y);
-                        }
-                    }
+        let bias = self.operands.bias.map(|bias| bias.pointer(start, width).cast_const());
+        let rows = self.operands.moments.as_ref().map(|moments| moments.rows(place.sample as usize, part));
+        for lane in (0..width).step_by(S::F32_LANES) {
+            // SAFETY: the sums are this task's, and so are these lanes of the pixels of its tiles and of what is found of
+            // them; nobody writes the bias.
+            unsafe {
+                let added = bias.map_or(simd.splat_f32s(0.0), |bias| load(simd, bias.add(lane), width - lane));
+                let rows = rows.map(|rows| rows.map(|row| row.add(start + lane)));
+                // The size that nearly all tiles have is a constant, so that loops over it are unrolled.
+                if size == (P::MADE, P::MADE) {
+                    self.write_lanes(simd, (tile, place, (P::MADE, P::MADE)), (lane, added), (rows, before));
+                } else {
+                    self.write_lanes(simd, (tile, place, size), (lane, added), (rows, before));
                 }
             }
         }
     }
+
+    /// Writes a vector of lanes of a tile's results, and adds them to the moments of its part.
+    ///
+    /// # Safety
+    /// The sums are this task's, and so are these lanes of the pixels of the tile and of the moments.
+    #[inline(always)]
+    #[allow(clippy::needless_range_loop)] // rows and columns, of several arrays at once
+    unsafe fn write_lanes<S: Simd>(
+        &self,
+        simd: S,
+        (tile, place, (height, across)): (usize, Place, (usize, usize)),
+        (lane, added): (usize, S::f32s),
+        (moments, before): (Option<[*mut f32; 2]>, usize),
+    ) {
+        let Winograd { conv, lanes, target: (rows, columns), relu, .. } = *self.of;
+        let Panel { start, width } = self.panel;
+        let (step, target, left) = (self.sums.step, self.operands.target, width - lane);
+        let pixel = |i: usize, j: usize| {
+            let line = place.sample as usize * rows + place.row as usize + i * conv.dilation;
+            target.pointer((line * columns + place.column as usize + j * conv.dilation) * lanes + start, width)
+        };
+        let mut results = [[const { MaybeUninit::<S::f32s>::uninit() }; 4]; 4];
+        // SAFETY: the caller's promise; all results within the map are written before moments are taken of them.
+        unsafe {
+            let from = self.sums.start.add(tile * width + lane).cast_const();
+            let mut half = [[const { MaybeUninit::<S::f32s>::uninit() }; MOST]; 4];
+            for j in 0..P::READ {
+                let mut m = [simd.splat_f32s(0.0); MOST];
+                for i in 0..P::READ {
+                    m[i] = load(simd, from.add((i * P::READ + j) * step), left);
+                }
+                let t = P::results(simd, m);
+                for i in 0..P::MADE {
+                    half[i][j].write(t[i]);
+                }
+            }
+            for (i, half) in half.iter().enumerate().take(height) {
+                let t = P::results(simd, written::<S, P>(simd, half));
+                for (j, &result) in t.iter().enumerate().take(across) {
+                    let sum = simd.add_f32s(result, added);
+                    let y = if relu { rectified(simd, sum) } else { sum };
+                    store(simd, pixel(i, j).add(lane), left, y);
+                    results[i][j].write(y);
+                }
+            }
+            let Some([mean, m2]) = moments else { return };
+            let found = found_in(simd, &results, (height, across));
+            let (mut new, pixels) = (found, (height * across) as f32);
+            if before > 0 {
+                let count = before as f32;
+                let old = (load(simd, mean, left), load(simd, m2, left));
+                let (share, spread) = (pixels / (count + pixels), count * pixels / (count + pixels));
+                let away = simd.sub_f32s(found.0, old.0);
+                let between = simd.mul_f32s(simd.splat_f32s(spread), away);
+                new.0 = simd.mul_add_e_f32s(simd.splat_f32s(share), away, old.0);
+                new.1 = simd.mul_add_e_f32s(between, away, simd.add_f32s(old.1, found.1));
+            }
+            store(simd, mean, left, new.0);
+            store(simd, m2, left, new.1);
+        }
+    }
+}
+
+/// Mean and M2 of the results of a tile that lie within the map.
+///
+/// # Safety
+/// So many rows and columns are written.
+#[inline(always)]
+#[allow(clippy::needless_range_loop)] // rows and columns, of several arrays at once
+unsafe fn found_in<S: Simd>(
+    simd: S,
+    results: &Results<S::f32s>,
+    (height, across): (usize, usize),
+) -> (S::f32s, S::f32s) {
+    let zero = simd.splat_f32s(0.0);
+    // Sums of pairs of pairs: that of equal numbers is exact.
+    let mut rows = [zero; 4];
+    for i in 0..height {
+        let mut pairs = [zero; 2];
+        for j in 0..across {
+            // SAFETY: the caller's promise.
+            pairs[j / 2] = simd.add_f32s(pairs[j / 2], unsafe { results[i][j].assume_init() });
+        }
+        rows[i] = simd.add_f32s(pairs[0], pairs[1]);
+    }
+    let sum = simd.add_f32s(simd.add_f32s(rows[0], rows[1]), simd.add_f32s(rows[2], rows[3]));
+    let mean = simd.mul_f32s(sum, simd.splat_f32s(1.0 / (height * across) as f32));
+    let mut m2 = [zero; 2];
+    for row in results.iter().take(height) {
+        for (j, result) in row.iter().enumerate().take(across) {
+            // SAFETY: the caller's promise.
+            let away = simd.sub_f32s(unsafe { result.assume_init() }, mean);
+            m2[j % 2] = simd.mul_add_e_f32s(away, away, m2[j % 2]);
+        }
+    }
+    (mean, simd.add_f32s(m2[0], m2[1]))
 }

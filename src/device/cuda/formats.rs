@@ -116,7 +116,7 @@ fn products(
     let is_filter = |step: &Step, id: &ValueId| ops::multiplies(&step.op, 1) && !program.is_updated(*id);
     let filter = |step: &Step| step.inputs.get(1).copied().filter(|id| is_filter(step, id));
     let reads_outside = |step: &&Step| {
-        let operands = &step.inputs[..step.inputs.len() - step.epilogue.inputs()];
+        let operands = &step.inputs[..step.operands()];
         // What waits for the statistics of a norm waits as the result is kept.
         let most = if step.epilogue.norm.is_some() { MOST_CONVOLUTIONS - 1 } else { MOST_CONVOLUTIONS };
         ops::is_product(&step.op) && operands.iter().any(|id| behind(id) > most)
@@ -133,7 +133,7 @@ fn convolutions_behind(program: &Program) -> HashMap<ValueId, u32> {
     let mut behind = HashMap::new();
     for step in program.steps() {
         let of = |ids: &[ValueId]| ids.iter().filter_map(|id| behind.get(id)).copied().max().unwrap_or(0);
-        let (operands, rest) = step.inputs.split_at(step.inputs.len() - step.epilogue.inputs());
+        let (operands, rest) = step.inputs.split_at(step.operands());
         let before = of(operands);
         let computed = match step.op {
             Op::SoftDiceGrad(_) | Op::CrossEntropyGrad(_) => GRADIENT,

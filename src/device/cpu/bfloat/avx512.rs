@@ -1,6 +1,6 @@
 //! Products of bfloat16 by AVX-512 BF16: an instruction multiplies 16 lanes' pairs of terms with one pair of a column.
 
-use super::Run;
+use super::{Norm, Run};
 use core::arch::x86_64::*;
 use half::bf16;
 
@@ -132,7 +132,13 @@ unsafe fn broadcast(from: *const bf16) -> __m512bh {
 /// # Safety
 /// As there.
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-pub(super) unsafe fn pack(from: *const f32, channels: usize, to: *mut bf16, depth: usize, pixels: usize) {
+pub(super) unsafe fn pack(
+    from: *const f32,
+    norm: Option<Norm>,
+    channels: usize,
+    (to, depth): (*mut bf16, usize),
+    pixels: usize,
+) {
     for pixel in 0..pixels {
         for first in (0..depth).step_by(LANES) {
             let left = channels.saturating_sub(first).min(LANES);
@@ -140,7 +146,16 @@ pub(super) unsafe fn pack(from: *const f32, channels: usize, to: *mut bf16, dept
             // SAFETY: the caller's promise; what the mask leaves out is not read, and the address of a vector that is
             // left out whole is not used.
             unsafe {
-                let numbers = _mm512_maskz_loadu_ps(mask, from.wrapping_add(pixel * channels + first));
+                let mut numbers = _mm512_maskz_loadu_ps(mask, from.wrapping_add(pixel * channels + first));
+                if let Some((rows, relu)) = norm {
+                    let [mean, scale, beta] = rows.map(|row| _mm512_maskz_loadu_ps(mask, row.wrapping_add(first)));
+                    let away = _mm512_sub_ps(numbers, mean);
+                    numbers = _mm512_add_ps(_mm512_mul_ps(away, scale), beta);
+                    if relu {
+                        // Of equal ones and of NaN this is the second: NaN stays.
+                        numbers = _mm512_max_ps(_mm512_setzero_ps(), numbers);
+                    }
+                }
                 let rounded: __m256i = std::mem::transmute(_mm512_cvtneps_pbh(numbers));
                 _mm256_storeu_si256(to.add(pixel * depth + first).cast(), rounded);
             }

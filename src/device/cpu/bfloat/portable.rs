@@ -1,8 +1,8 @@
 //! Products of bfloat16 in float32 arithmetic, vectorised by the compiler: for processors with nothing better, and what
 //! tests compare the others with.
 
-use super::Run;
-use crate::device::cpu::elementwise::vectorised;
+use super::{Norm, Run};
+use crate::device::cpu::elementwise::{rectified, vectorised};
 use half::bf16;
 
 /// Lanes and columns whose sums are held in registers.
@@ -82,7 +82,54 @@ unsafe fn block(
 ///
 /// # Safety
 /// As there.
-pub(super) unsafe fn pack(from: *const f32, channels: usize, to: *mut bf16, depth: usize, pixels: usize) {
+pub(super) unsafe fn pack(
+    from: *const f32,
+    norm: Option<Norm>,
+    channels: usize,
+    (to, depth): (*mut bf16, usize),
+    pixels: usize,
+) {
+    let Some(([mean, scale, beta], relu)) = norm else {
+        // SAFETY: the caller's promise.
+        return unsafe {
+            pack_each(
+                from,
+                channels,
+                (to, depth),
+                pixels,
+                #[inline(always)]
+                |x, _| x,
+            )
+        };
+    };
+    // SAFETY: the caller's promise.
+    unsafe {
+        pack_each(
+            from,
+            channels,
+            (to, depth),
+            pixels,
+            #[inline(always)]
+            |x, channel| {
+                let y = (x - *mean.add(channel)) * *scale.add(channel) + *beta.add(channel);
+                if relu { rectified(y) } else { y }
+            },
+        );
+    }
+}
+
+/// As [`pack`], of what `number` makes of the number of a channel.
+///
+/// # Safety
+/// As [`pack`].
+#[inline(always)]
+unsafe fn pack_each(
+    from: *const f32,
+    channels: usize,
+    (to, depth): (*mut bf16, usize),
+    pixels: usize,
+    number: impl Fn(f32, usize) -> f32,
+) {
     vectorised(
         #[inline(always)]
         || {
@@ -90,7 +137,7 @@ pub(super) unsafe fn pack(from: *const f32, channels: usize, to: *mut bf16, dept
                 // SAFETY: the caller's promise.
                 unsafe {
                     let (from, to) = (from.add(pixel * channels), to.add(pixel * depth));
-                    (0..channels).for_each(|channel| *to.add(channel) = rounded(*from.add(channel)));
+                    (0..channels).for_each(|channel| *to.add(channel) = rounded(number(*from.add(channel), channel)));
                     (channels..depth).for_each(|channel| *to.add(channel) = bf16::ZERO);
                 }
             }

@@ -135,7 +135,9 @@ fn rounding_is_to_nearest_even_on_every_set() {
             let pixels = numbers.len() / channels;
             let mut packed = vec![bf16::NAN; pixels * depth + MARGIN];
             // SAFETY: the vectors have these sizes.
-            unsafe { BfloatKernels::new(set).pack(numbers.as_ptr(), channels, packed.as_mut_ptr(), depth, pixels) };
+            unsafe {
+                BfloatKernels::new(set).pack(numbers.as_ptr(), None, channels, (packed.as_mut_ptr(), depth), pixels)
+            };
             let (pixels, behind) = packed.split_at(pixels * depth);
             for (pixel, from) in pixels.chunks(depth).zip(numbers.chunks(channels)) {
                 for (&to, &from) in pixel.iter().zip(from) {
@@ -221,7 +223,7 @@ fn operands_and_sums_may_end_where_memory_ends() {
         for (channels, depth) in [(8, 16), (16, 16), (24, 32), (40, 64), (64, 64)] {
             let (from, to) = (AtTheEnd::new(&vec![1.5_f32; 3 * channels]), AtTheEnd::new(&vec![bf16::NAN; 3 * depth]));
             // SAFETY: as above.
-            unsafe { BfloatKernels::new(set).pack(from.start(), channels, to.start(), depth, 3) };
+            unsafe { BfloatKernels::new(set).pack(from.start(), None, channels, (to.start(), depth), 3) };
         }
     }
 }

@@ -1,13 +1,18 @@
 //! Convolution, its gradients and transposed convolution on the CPU, all through the correlation engines.
 
-use super::super::bfloat_conv::{self, BfloatConv};
+use super::super::bfloat::BfloatKernels;
+use super::super::bfloat_conv::BfloatConv;
 use super::super::correlate::{Axis, Correlation, SourceLayout};
 use super::super::correlate_filters::FilterCorrelation;
 use super::super::kept::Kept;
 use super::super::layout::{Panel, padded, panels, storage};
 use super::super::memory::Region;
-use super::super::stencil::{self, Stencil};
-use super::super::winograd::{self, Tile, Winograd};
+use super::super::microkernel::{InstructionSet, MicroKernels};
+use super::super::moments::Moments;
+use super::super::normed;
+use super::super::operands::Operands;
+use super::super::stencil::Stencil;
+use super::super::winograd::Winograd;
 use super::{Binding, Routine, maps};
 use crate::graph::Shape;
 use crate::ops::{Conv, ConvFilterGrad, ConvInputGrad, TransposedConv};
@@ -20,47 +25,125 @@ fn filter(shape: Shape) -> (usize, usize, usize, usize) {
     }
 }
 
-pub(super) fn forward(conv: &Conv, binding: &Binding<'_>) -> Routine {
-    match binding.kept {
-        Some(Kept::Transformed(tile)) => return by_tiles(*tile, conv, binding),
-        Some(Kept::Rounded(filter)) => return rounded(filter, conv, binding),
-        None => {}
-    }
-    let shapes = (binding.input_shapes[0], binding.input_shapes[1]);
-    let relu = binding.epilogue.relu;
-    if let Some(stencil) = Stencil::of_maps(conv, shapes, relu, binding.threads) {
-        return by_rows(stencil, binding);
-    }
-    let (batch, channels, height, width) = maps(binding.input_shapes[0]);
-    let (outputs, _, kernel_height, kernel_width) = filter(binding.input_shapes[1]);
-    let (_, _, rows, columns) = maps(binding.output_shapes[0]);
-    let axes = (Axis::forward(conv, kernel_height, height, rows), Axis::forward(conv, kernel_width, width, columns));
-    let layout = SourceLayout { planes: 1, depth: padded(channels) };
-    let correlation = Correlation::new(binding.kernels, batch, layout, outputs, axes, binding.epilogue);
-    let (x, w, bias, y) = (binding.inputs[0], binding.inputs[1], binding.inputs.get(2).copied(), binding.outputs[0]);
-    Box::new(move || correlation.run(x, w, bias, y))
+/// A convolution with the way it is computed.
+#[derive(Debug)]
+enum Way {
+    /// By tiles of results, from a transformed filter.
+    Tiles(Box<Winograd>),
+    /// By products of bfloat16.
+    Rounded(Box<BfloatConv>, BfloatKernels),
+    /// With the pixels of a row as lanes.
+    Rows(Stencil, InstructionSet),
+    /// Tap by tap, read in place.
+    Taps(Box<Correlation>),
 }
 
-fn by_tiles(tile: Tile, conv: &Conv, binding: &Binding<'_>) -> Routine {
-    let shapes = (binding.input_shapes[0], binding.input_shapes[1]);
-    let winograd = Winograd::new(tile, binding.kernels, conv, shapes, binding.epilogue.relu, binding.threads);
-    let (x, w, bias, y) = (binding.inputs[0], binding.inputs[1], binding.inputs.get(2).copied(), binding.outputs[0]);
-    let workspace = binding.workspace;
-    Box::new(move || winograd.run(x, w, bias, y, workspace))
+/// What the ways compute with.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::device::cpu) struct Means {
+    pub kernels: MicroKernels,
+    pub bfloat: BfloatKernels,
+    pub threads: usize,
 }
 
-fn rounded(filter: &bfloat_conv::Filter, conv: &Conv, binding: &Binding<'_>) -> Routine {
-    let (maps, relu) = (binding.input_shapes[0], binding.epilogue.relu);
-    let rounded = BfloatConv::new(conv, (maps, filter.clone()), relu, binding.threads);
-    let memory = bfloat_conv::Memory {
+impl Way {
+    /// That of a convolution whose filter is kept in some way, or as it is.
+    fn of(kept: Option<&Kept>, conv: &Conv, shapes: (Shape, Shape), relu: bool, means: Means) -> Way {
+        let Means { kernels, bfloat, threads } = means;
+        match kept {
+            Some(Kept::Transformed(tile)) => {
+                return Way::Tiles(Box::new(Winograd::new(*tile, kernels, conv, shapes, relu, threads)));
+            }
+            Some(Kept::Rounded(filter)) => {
+                let rounded = BfloatConv::new(conv, (shapes.0, filter.clone()), relu, threads);
+                return Way::Rounded(Box::new(rounded), bfloat);
+            }
+            None => {}
+        }
+        if let Some(stencil) = Stencil::of_maps(conv, shapes, relu, threads) {
+            return Way::Rows(stencil, kernels.set);
+        }
+        let (batch, channels, height, width) = maps(shapes.0);
+        let (outputs, _, kernel_height, kernel_width) = filter(shapes.1);
+        let made = |source, kernel| conv.output_size(source, kernel).unwrap_or(0);
+        let (rows, columns) = (made(height, kernel_height), made(width, kernel_width));
+        let axes =
+            (Axis::forward(conv, kernel_height, height, rows), Axis::forward(conv, kernel_width, width, columns));
+        let layout = SourceLayout { planes: 1, depth: padded(channels) };
+        Way::Taps(Box::new(Correlation::new(kernels, batch, layout, outputs, axes, relu)))
+    }
+
+    /// Numbers of scratch memory.
+    fn workspace(&self) -> usize {
+        match self {
+            Way::Tiles(winograd) => winograd.workspace(),
+            Way::Rounded(rounded, _) => rounded.workspace(),
+            Way::Rows(stencil, _) => stencil.workspace(),
+            Way::Taps(_) => 0,
+        }
+    }
+
+    /// Pixels of each part of a sample, of which moments are taken together.
+    fn parts(&self) -> Vec<usize> {
+        match self {
+            Way::Tiles(winograd) => winograd.parts(),
+            Way::Rounded(rounded, _) => rounded.parts(),
+            Way::Rows(stencil, _) => stencil.parts(),
+            Way::Taps(correlation) => correlation.parts(),
+        }
+    }
+
+    /// Whether it can norm what it reads.
+    fn norms(&self) -> bool {
+        !matches!(self, Way::Taps(_))
+    }
+
+    fn run(&self, operands: &Operands) {
+        match self {
+            Way::Tiles(winograd) => winograd.run(operands),
+            Way::Rounded(rounded, kernels) => rounded.run(*kernels, operands),
+            Way::Rows(stencil, set) => stencil.run(*set, operands),
+            Way::Taps(correlation) => correlation.run(operands),
+        }
+    }
+}
+
+/// The memory of a convolution that itself works on so many numbers of scratch memory.
+fn operands(binding: &Binding<'_>, own: usize, parts: impl FnOnce() -> Vec<usize>) -> Operands {
+    let (maps, made, workspace) = (binding.input_shapes[0], binding.output_shapes[0], binding.workspace);
+    let normed = binding.normed(own);
+    let first = own + normed.map_or(0, |_| normed::workspace(maps));
+    let moments = binding
+        .epilogue
+        .statistics
+        .map(|epsilon| Moments::new(made, parts(), epsilon, binding.outputs[1], (workspace, first)));
+    Operands {
         source: binding.inputs[0],
+        normed,
         filter: binding.inputs[1],
-        bias: binding.inputs.get(2).copied(),
+        bias: binding.bias(),
         target: binding.outputs[0],
-        workspace: binding.workspace,
-    };
-    let kernels = binding.bfloat;
-    Box::new(move || rounded.run(kernels, memory))
+        moments,
+        workspace,
+    }
+}
+
+/// Computes, after what reads have to know is made, and before statistics are made of what was found.
+fn around(operands: &Operands, compute: impl FnOnce()) {
+    if let Some(normed) = &operands.normed {
+        normed.prepare();
+    }
+    compute();
+    if let Some(moments) = &operands.moments {
+        moments.merge();
+    }
+}
+
+pub(super) fn forward(conv: &Conv, binding: &Binding<'_>) -> Routine {
+    let shapes = (binding.input_shapes[0], binding.input_shapes[1]);
+    let way = Way::of(binding.kept, conv, shapes, binding.epilogue.relu, binding.means);
+    let operands = operands(binding, way.workspace(), || way.parts());
+    Box::new(move || around(&operands, || way.run(&operands)))
 }
 
 /// Whether a convolution has the pixels of a row as lanes.
@@ -70,25 +153,24 @@ pub(in crate::device::cpu) fn is_by_rows(conv: &Conv, inputs: &[Shape]) -> bool 
 
 /// A convolution that has the pixels of a row as lanes.
 pub(super) fn by_rows(stencil: Stencil, binding: &Binding<'_>) -> Routine {
-    let memory = stencil::Memory {
-        source: binding.inputs[0],
-        filter: binding.inputs[1],
-        bias: binding.inputs.get(2).copied(),
-        target: binding.outputs[0],
-        workspace: binding.workspace,
-    };
-    let set = binding.kernels.set;
-    Box::new(move || stencil.run(set, memory))
+    let set = binding.means.kernels.set;
+    let operands = operands(binding, stencil.workspace(), || stencil.parts());
+    Box::new(move || around(&operands, || stencil.run(set, &operands)))
 }
 
-/// Numbers of scratch memory of a convolution, whose filter is kept in some way or as it is.
-pub(super) fn workspace(kept: Option<&Kept>, conv: &Conv, inputs: &[Shape], threads: usize) -> usize {
-    let shapes = (inputs[0], inputs[1]);
-    match kept {
-        Some(Kept::Transformed(tile)) => winograd::workspace(*tile, conv, shapes.0, shapes.1, threads),
-        Some(Kept::Rounded(filter)) => BfloatConv::new(conv, (shapes.0, filter.clone()), false, threads).workspace(),
-        None => Stencil::of_maps(conv, shapes, false, threads).map_or(0, |stencil| stencil.workspace()),
-    }
+/// Whether a convolution, whose filter is kept in some way or as it is, can norm what it reads.
+pub(in crate::device::cpu) fn norms(kept: Option<&Kept>, conv: &Conv, inputs: &[Shape], means: Means) -> bool {
+    Way::of(kept, conv, (inputs[0], inputs[1]), false, means).norms()
+}
+
+/// Numbers of scratch memory of a convolution, whose filter is kept in some way or as it is, without that of norms.
+pub(super) fn workspace(kept: Option<&Kept>, conv: &Conv, inputs: &[Shape], means: Means) -> usize {
+    Way::of(kept, conv, (inputs[0], inputs[1]), false, means).workspace()
+}
+
+/// Parts of each sample of a convolution's results, of which moments are taken together.
+pub(super) fn parts(kept: Option<&Kept>, conv: &Conv, inputs: &[Shape], means: Means) -> usize {
+    Way::of(kept, conv, (inputs[0], inputs[1]), false, means).parts().len()
 }
 
 pub(super) fn input_grad(grad: &ConvInputGrad, binding: &Binding<'_>) -> Routine {
@@ -101,9 +183,23 @@ pub(super) fn transposed(op: &TransposedConv, binding: &Binding<'_>) -> Routine 
 
 /// A convolution run backwards: the filter is turned round first, then it is a correlation like any other.
 fn backward(conv: &Conv, binding: &Binding<'_>) -> Routine {
-    let (batch, channels, height, width) = maps(binding.input_shapes[0]);
-    let (_, outputs, kernel_height, kernel_width) = filter(binding.input_shapes[1]);
-    let (_, _, rows, columns) = maps(binding.output_shapes[0]);
+    let (source, shape, made) = (binding.input_shapes[0], binding.input_shapes[1], binding.output_shapes[0]);
+    let (correlation, flip) = backwards(conv, source, shape, made, binding.epilogue.relu, binding.means);
+    let (w, flipped) = (binding.inputs[1], binding.workspace);
+    let own = flipped_filter_len(shape);
+    let mut operands = operands(binding, own, || correlation.parts());
+    operands.filter = flipped;
+    Box::new(move || {
+        flip.run(w, flipped);
+        around(&operands, || correlation.run(&operands));
+    })
+}
+
+/// The correlation that a convolution run backwards is, and how its filter is turned round for it.
+fn backwards(conv: &Conv, source: Shape, shape: Shape, made: Shape, relu: bool, means: Means) -> (Correlation, Flip) {
+    let (batch, channels, height, width) = maps(source);
+    let (_, outputs, kernel_height, kernel_width) = filter(shape);
+    let (_, _, rows, columns) = maps(made);
     let axes = (Axis::backward(conv, kernel_height, height, rows), Axis::backward(conv, kernel_width, width, columns));
     let flip = Flip {
         sources: panels(channels),
@@ -111,13 +207,12 @@ fn backward(conv: &Conv, binding: &Binding<'_>) -> Routine {
         taps: axes.0.order.iter().flat_map(|u| axes.1.order.iter().map(move |v| u * kernel_width + v)).collect(),
     };
     let layout = SourceLayout { planes: 1, depth: padded(channels) };
-    let correlation = Correlation::new(binding.kernels, batch, layout, outputs, axes, binding.epilogue);
-    let (y, w, bias, x) = (binding.inputs[0], binding.inputs[1], binding.inputs.get(2).copied(), binding.outputs[0]);
-    let flipped = binding.workspace;
-    Box::new(move || {
-        flip.run(w, flipped);
-        correlation.run(y, flipped, bias, x);
-    })
+    (Correlation::new(means.kernels, batch, layout, outputs, axes, relu), flip)
+}
+
+/// Parts of each sample of a transposed convolution's results, of which moments are taken together.
+pub(super) fn transposed_parts(op: &TransposedConv, inputs: &[Shape], made: Shape, means: Means) -> usize {
+    backwards(&op.conv(), inputs[0], inputs[1], made, false, means).0.parts().len()
 }
 
 /// Numbers of a filter turned round.
@@ -178,7 +273,7 @@ pub(super) fn filter_grad_workspace(grad: &ConvFilterGrad, inputs: &[Shape]) -> 
 }
 
 pub(super) fn filter_grad(grad: &ConvFilterGrad, binding: &Binding<'_>) -> Routine {
-    let (correlation, kernels) = (filter_correlation(grad, &binding.input_shapes), binding.kernels);
+    let (correlation, kernels) = (filter_correlation(grad, &binding.input_shapes), binding.means.kernels);
     let (x, dy, dw, workspace) = (binding.inputs[0], binding.inputs[1], binding.outputs[0], binding.workspace);
     Box::new(move || correlation.run(kernels, (x, dy), (dw, workspace)))
 }

@@ -1,7 +1,8 @@
 //! Max pooling and its gradient on the CPU.
 
-use super::super::elementwise::{VECTOR, Vector, load, store, vectorised};
+use super::super::elementwise::{VECTOR, Vector, load, rectified, store, vectorised};
 use super::super::layout::padded;
+use super::super::normed::Normed;
 use super::{Binding, Routine, maps};
 use crate::ops::MaxPool;
 use rayon::prelude::*;
@@ -10,30 +11,55 @@ pub(super) fn forward(pool: &MaxPool, binding: &Binding<'_>) -> Routine {
     let (batch, channels, height, width) = maps(binding.input_shapes[0]);
     let (_, _, rows, columns) = maps(binding.output_shapes[0]);
     let (pool, lanes) = (*pool, padded(channels));
-    let (x, y) = (binding.inputs[0], binding.outputs[0]);
+    let (x, y, normed) = (binding.inputs[0], binding.outputs[0], binding.normed(0));
     Box::new(move || {
+        if let Some(normed) = &normed {
+            normed.prepare();
+        }
         (0..batch * rows).into_par_iter().with_max_len(1).for_each(|row| {
             let (sample, i) = (row / rows, row % rows);
             let from = x.pointer(sample * height * width * lanes, height * width * lanes).cast_const();
             let to = y.pointer(row * columns * lanes, columns * lanes);
             // SAFETY: both ranges were just checked; this task alone writes this row.
-            vectorised(|| unsafe {
-                for j in 0..columns {
-                    let (cell_rows, cell_columns) = (pool.cell(i, height), pool.cell(j, width));
-                    for lane in (0..lanes).step_by(VECTOR) {
-                        let mut best = load(from.add((cell_rows.start * width + cell_columns.start) * lanes + lane));
-                        for yy in cell_rows.clone() {
-                            for xx in cell_columns.clone() {
-                                let next = load(from.add((yy * width + xx) * lanes + lane));
-                                best = larger(next, best);
+            vectorised(
+                #[inline(always)]
+                || unsafe {
+                    for j in 0..columns {
+                        let (cell_rows, cell_columns) = (pool.cell(i, height), pool.cell(j, width));
+                        for lane in (0..lanes).step_by(VECTOR) {
+                            let rows = normed.map(|normed| normed.rows(sample).map(|row| load(row.add(lane))));
+                            // A norm keeps the order of numbers or, if it scales by less than 0, turns it round: what it makes
+                            // of the largest, or least, is the largest.
+                            let turned = rows.map_or([0; VECTOR], |[_, scale, _]| scale.map(|x| x.to_bits() & SIGN));
+                            let first = load(from.add((cell_rows.start * width + cell_columns.start) * lanes + lane));
+                            let mut best = with_signs(first, turned);
+                            for yy in cell_rows.clone() {
+                                for xx in cell_columns.clone() {
+                                    let next = load(from.add((yy * width + xx) * lanes + lane));
+                                    best = larger(with_signs(next, turned), best);
+                                }
                             }
+                            best = with_signs(best, turned);
+                            if let (Some([mean, scale, beta]), Some(Normed { relu, .. })) = (rows, normed) {
+                                best = std::array::from_fn(|i| (best[i] - mean[i]) * scale[i] + beta[i]);
+                                best = if relu { best.map(rectified) } else { best };
+                            }
+                            store(to.add(j * lanes + lane), best);
                         }
-                        store(to.add(j * lanes + lane), best);
                     }
-                }
-            });
+                },
+            );
         });
     })
+}
+
+/// The bit of a number's sign.
+const SIGN: u32 = 1 << 31;
+
+/// The numbers with those signs changed that have a bit set.
+#[inline(always)]
+fn with_signs(numbers: Vector, changed: [u32; VECTOR]) -> Vector {
+    std::array::from_fn(|i| f32::from_bits(numbers[i].to_bits() ^ changed[i]))
 }
 
 /// Lane by lane, `next` where it is larger, else `best`: the first of equals stays.

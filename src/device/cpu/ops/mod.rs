@@ -16,33 +16,48 @@ mod sum_of_squares;
 mod temporal_conv;
 
 use super::Routine;
-use super::bfloat::BfloatKernels;
 use super::kept::Kept;
 use super::memory::Region;
-use super::microkernel::MicroKernels;
+use super::normed::Normed;
+use super::{moments, normed};
 use crate::graph::Shape;
 use crate::ops::Op;
-use crate::program::{Epilogue, Residual, Step};
+use crate::program::{Epilogue, Prologue, Step};
+use conv::Means;
 
 /// A step's operator with the memory of its operands.
 #[derive(Debug)]
 pub(super) struct Binding<'a> {
     pub op: &'a Op,
+    pub prologue: Option<Prologue>,
     pub epilogue: Epilogue,
+    /// How many of the inputs are the operator's.
+    pub operands: usize,
     pub input_shapes: Vec<Shape>,
     pub output_shapes: Vec<Shape>,
-    /// The operator's inputs, then the residual if the epilogue has one; norms are steps of their own here.
+    /// The operator's inputs, then statistics, gamma and beta of the prologue, then the residual if the epilogue has one.
     pub inputs: Vec<Region>,
     pub outputs: Vec<Region>,
     pub workspace: Region,
-    pub kernels: MicroKernels,
-    pub threads: usize,
-    pub bfloat: BfloatKernels,
+    pub means: Means,
     /// How the filter is kept, of a convolution that keeps it otherwise than it is given.
     pub kept: Option<&'a Kept>,
 }
 
 impl Binding<'_> {
+    /// The bias of a convolution, if it has one.
+    fn bias(&self) -> Option<Region> {
+        (self.operands > 2).then(|| self.inputs[2])
+    }
+
+    /// What the prologue makes of the first input's numbers, if there is one; its scratch memory lies in the workspace from
+    /// `first` on.
+    fn normed(&self, first: usize) -> Option<Normed> {
+        let Prologue { relu } = self.prologue?;
+        let [statistics, gamma, beta] = [0, 1, 2].map(|input| self.inputs[self.operands + input]);
+        Some(Normed::new(self.input_shapes[0], [statistics, gamma, beta], relu, (self.workspace, first)))
+    }
+
     /// The residual, if the epilogue adds one.
     fn residual(&self) -> Option<Region> {
         self.epilogue.residual.and(self.inputs.last().copied())
@@ -54,19 +69,42 @@ pub(super) fn folds(op: &Op, epilogue: &Epilogue) -> bool {
     let Epilogue { norm, residual, relu: _, sigmoid, statistics } = *epilogue;
     let residual_fits = match op {
         Op::Conv(_) | Op::TransposedConv(_) | Op::TemporalConv(_) | Op::Add(_) => residual.is_none(),
-        Op::InstanceNorm(_) | Op::Normalise(_) => residual != Some(Residual::AfterRelu),
+        Op::InstanceNorm(_) | Op::Normalise(_) => true,
         _ => return false,
     };
-    residual_fits && norm.is_none() && !sigmoid && statistics.is_none()
+    let takes_statistics = matches!(op, Op::Conv(_) | Op::TransposedConv(_));
+    residual_fits && norm.is_none() && !sigmoid && (statistics.is_none() || takes_statistics)
+}
+
+/// Whether a step with a prologue can be run.
+pub(super) fn norms_first(step: &Step, kept: Option<&Kept>, inputs: &[Shape], means: Means) -> bool {
+    match &step.op {
+        Op::Conv(conv) => conv::norms(kept, conv, inputs, means),
+        Op::MaxPool(_) => true,
+        _ => false,
+    }
 }
 
 /// Numbers of scratch memory a step needs.
-pub(super) fn workspace(step: &Step, kept: Option<&Kept>, inputs: &[Shape], threads: usize) -> usize {
+pub(super) fn workspace(step: &Step, kept: Option<&Kept>, inputs: &[Shape], made: Shape, means: Means) -> usize {
+    let own = own_workspace(step, kept, inputs, means);
+    let of_prologue = step.prologue.map_or(0, |_| normed::workspace(inputs[0]));
+    let parts = match &step.op {
+        _ if step.epilogue.statistics.is_none() => 0,
+        Op::Conv(conv) => conv::parts(kept, conv, inputs, means),
+        Op::TransposedConv(op) => conv::transposed_parts(op, inputs, made, means),
+        _ => 0,
+    };
+    own + of_prologue + if parts > 0 { moments::workspace(made, parts) } else { 0 }
+}
+
+/// What an operator itself needs.
+fn own_workspace(step: &Step, kept: Option<&Kept>, inputs: &[Shape], means: Means) -> usize {
     match &step.op {
-        Op::Conv(conv) => conv::workspace(kept, conv, inputs, threads),
+        Op::Conv(conv) => conv::workspace(kept, conv, inputs, means),
         Op::ConvInputGrad(_) | Op::TransposedConv(_) => conv::flipped_filter_len(inputs[1]),
         Op::ConvFilterGrad(grad) => conv::filter_grad_workspace(grad, inputs),
-        Op::TemporalConv(_) => temporal_conv::workspace(inputs, threads),
+        Op::TemporalConv(_) => temporal_conv::workspace(inputs, means.threads),
         Op::TemporalConvFilterGrad(_) => temporal_conv::filter_grad_workspace(inputs),
         Op::InstanceNorm(_) => instance_norm::workspace(inputs[0]),
         Op::InstanceNormGrad(_) => instance_norm::grad_workspace(inputs[0]),

@@ -30,7 +30,7 @@ fn stencil(inputs: &[Shape], relu: bool, threads: usize) -> Stencil {
 }
 
 pub(super) fn forward(binding: &Binding<'_>) -> Routine {
-    by_rows(stencil(&binding.input_shapes, binding.epilogue.relu, binding.threads), binding)
+    by_rows(stencil(&binding.input_shapes, binding.epilogue.relu, binding.means.threads), binding)
 }
 
 fn filter_correlation(inputs: &[Shape]) -> FilterCorrelation {
@@ -53,7 +53,7 @@ pub(super) fn filter_grad_workspace(inputs: &[Shape]) -> usize {
 }
 
 pub(super) fn filter_grad(binding: &Binding<'_>) -> Routine {
-    let (correlation, kernels) = (filter_correlation(&binding.input_shapes), binding.kernels);
+    let (correlation, kernels) = (filter_correlation(&binding.input_shapes), binding.means.kernels);
     let (x, dy, dw, workspace) = (binding.inputs[0], binding.inputs[1], binding.outputs[0], binding.workspace);
     Box::new(move || correlation.run(kernels, (x, dy), (dw, workspace)))
 }
