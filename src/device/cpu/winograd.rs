@@ -521,6 +521,18 @@ fn rectified<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
     simd.select_f32s(simd.less_than_f32s(x, zero), zero, x)
 }
 
+/// Has what lies there brought into the first-level cache.
+#[inline(always)]
+fn prefetch(from: *const f32) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: whatever the address, nothing is read.
+    unsafe {
+        core::arch::x86_64::_mm_prefetch::<{ core::arch::x86_64::_MM_HINT_T0 }>(from.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = from;
+}
+
 /// `B^T d B` of every tile of a block.
 struct ReadPixels<'a, P> {
     of: &'a Winograd,
@@ -577,7 +589,10 @@ impl<S: Simd, const WHOLE: bool> Lanes<S> for NormedLanes<'_, S, WHOLE> {
         // SAFETY: the caller's promise.
         let x = unsafe { self.pixels.at(simd, i, j) };
         let y = simd.mul_add_e_f32s(simd.sub_f32s(x, self.mean), self.scale, self.beta);
-        // NaN stays.
+        // NaN stays: vectors' maximum is the second where they are not ordered.
+        if S::F32_LANES > 1 {
+            return simd.max_f32s(self.least, y);
+        }
         simd.select_f32s(simd.less_than_f32s(y, self.least), self.least, y)
     }
 }
@@ -641,11 +656,20 @@ impl<P: Points> WithSimd for ReadPixels<'_, P> {
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
         let depth = self.of.depth;
+        let mut next = self.places.first().map(|&place| self.pixels(place));
         for (tile, &place) in self.places.iter().enumerate() {
-            let (pixels, whole) = self.pixels(place);
+            let Some((pixels, whole)) = next else { break };
+            next = self.places.get(tile + 1).map(|&place| self.pixels(place));
             let rows = self.operands.normed.map(|normed| (normed.rows(place.sample as usize), normed.relu));
             for lane in (0..depth).step_by(S::F32_LANES) {
                 let left = depth - lane;
+                if let Some((next, _)) = &next {
+                    for row in next.iter().take(P::READ) {
+                        for pixel in row.iter().take(P::READ) {
+                            prefetch(pixel.wrapping_add(lane));
+                        }
+                    }
+                }
                 // SAFETY: pixels, and the rows of a norm, have `depth` numbers that nobody writes; the points are this
                 // task's.
                 unsafe {
