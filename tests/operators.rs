@@ -52,33 +52,39 @@ fn the_cpu_agrees_with_the_reference_on_every_layer_of_the_network() {
     assert!(failures.is_empty(), "{}", failures.join("\n"));
 }
 
-/// The bits of a convolution's result, whose filter no run changes.
+/// The bits of a convolution's normed result and of its statistics, where no run changes the filter.
 fn conv_bits(case: &Case, device: &dyn Device) -> Vec<u32> {
     let mut graph = Graph::new();
     let ids: Vec<ValueId> = case.inputs.iter().map(|&(shape, _)| graph.input("operand", shape)).collect();
-    let made = graph.apply("case", case.op.clone(), &ids).unwrap();
+    let sums = graph.apply_one("case", case.op.clone(), &ids).unwrap();
+    let Shape::Maps { channels, .. } = graph.shape(sums) else { panic!("a convolution makes maps") };
+    let [gamma, beta] = ["gamma", "beta"].map(|name| graph.input(name, Shape::Channels { channels }));
+    let made = graph.apply("norm", Case::NORM, &[sums, gamma, beta]).unwrap();
     let mut session = device.load(Program::lower(&graph, &made, device, Placement::Shared).unwrap()).unwrap();
     for (id, tensor) in ids.iter().zip(case.draw(3)) {
         session.write(*id, tensor.data()).unwrap();
     }
+    session.write(gamma, &vec![1.5; channels]).unwrap();
+    session.write(beta, &vec![-0.25; channels]).unwrap();
     session.run().unwrap();
-    session.read(made[0]).unwrap().data().iter().map(|x| x.to_bits()).collect()
+    made.iter().flat_map(|&id| session.read(id).unwrap().into_data()).map(f32::to_bits).collect()
 }
 
 #[test]
 fn convolutions_have_the_same_bits_however_many_threads_share_the_work() {
     // Fewer tiles than threads, so that panels are shared out; many blocks of tiles; rows.
-    for (channels, outputs, height, width, dilation) in [
-        (16, 200, 6, 5, 1),
-        (64, 72, 14, 13, 1),
-        (24, 40, 61, 50, 1),
-        (40, 64, 17, 14, 3),
-        (40, 1, 50, 20, 1),
-        (6, 10, 70, 33, 1),
+    for (batch, channels, outputs, height, width, stride, dilation) in [
+        (1, 16, 200, 6, 5, 1, 1),
+        (3, 64, 72, 14, 13, 1, 1),
+        (2, 24, 40, 101, 90, 1, 1),
+        (1, 40, 64, 17, 14, 1, 3),
+        (1, 40, 1, 50, 20, 1, 1),
+        (2, 6, 10, 70, 33, 1, 1),
+        (1, 20, 24, 70, 33, 2, 1),
     ] {
-        let conv = Conv { stride: 1, padding: dilation, dilation };
+        let conv = Conv { stride, padding: dilation, dilation };
         let w = Shape::Filter { outputs, inputs: channels, height: 3, width: 3 };
-        let case = Case::new(conv, &[Shape::maps(1, channels, height, width), w], Data::Normal(0.0));
+        let case = Case::new(conv, &[Shape::maps(batch, channels, height, width), w], Data::Normal(0.0));
         let bits = |threads| conv_bits(&case, &CpuDevice::new(Some(threads)).unwrap());
         let alone = bits(1);
         for threads in [2, 3, 16] {
@@ -122,6 +128,33 @@ fn convolutions_by_tiles_and_by_rows_agree_with_the_reference_whatever_the_paddi
                 assert!(verdict.passed(), "{}: {case}: error {}", set.name(), verdict.error);
             }
         }
+    }
+}
+
+/// Of so many pixels that they are taken in parts, by tiles, by rows and tap by tap, and by products of bfloat16.
+#[test]
+fn norms_before_and_behind_convolutions_of_many_pixels_agree_with_the_reference() {
+    let check = |device: &dyn Device, name: &str, bound: f64| {
+        for (inputs, outputs, stride) in [(16, 24, 1), (5, 9, 1), (17, 16, 2)] {
+            let conv = Conv { stride, padding: 1, dilation: 1 };
+            let w = Shape::Filter { outputs, inputs, height: 3, width: 3 };
+            let operands = [Shape::maps(2, inputs, 95, 98), w, Shape::Channels { channels: outputs }];
+            // Far from zero all but what the norm is of is lost.
+            for (mean, first) in [(0.0, true), (0.0, false), (30.0, false)] {
+                let plain = Case::new(conv, &operands, Data::Normal(mean));
+                let plain = if first { plain.of_normed(2, inputs, true) } else { plain };
+                let case = plain.within(if mean == 0.0 { 1e-5 } else { 1e-3 }).with_norm(outputs);
+                let verdict = verify(&case, device, 1).unwrap();
+                assert!(verdict.error <= verdict.bound.max(bound), "{name}: {case}: error {}", verdict.error);
+            }
+        }
+    };
+    for set in InstructionSet::available() {
+        check(&CpuDevice::with_instructions(Some(3), set).unwrap(), set.name(), 0.0);
+    }
+    // Each product of rounded operands is off by up to 2^-8.
+    for set in BfloatSet::available() {
+        check(&*bfloat_device(set, 3), set.name(), 2f64.powi(-8));
     }
 }
 

@@ -6,6 +6,7 @@
 
 mod bfloat;
 mod bfloat_conv;
+mod cache;
 mod ceilings;
 mod correlate;
 mod correlate_filters;

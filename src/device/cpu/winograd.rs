@@ -9,7 +9,8 @@
 //! All factors of `B` and `A` but those of the sums are powers of two, so the bits of the transforms do not depend on whether
 //! a processor fuses multiply and add.
 
-use super::layout::{Panel, padded, panels};
+use super::cache;
+use super::layout::{Panel, padded, panels, storage};
 use super::memory::Region;
 use super::microkernel::{MicroKernels, Operand};
 use super::operands::Operands;
@@ -246,6 +247,8 @@ pub(super) struct Winograd {
     source: (usize, usize),
     target: (usize, usize),
     relu: bool,
+    /// Whether results are written past the caches.
+    passes: bool,
     panels: Vec<Panel>,
     division: Division,
     threads: usize,
@@ -353,12 +356,13 @@ impl Winograd {
         relu: bool,
         threads: usize,
     ) -> Winograd {
-        let (Shape::Maps { channels, height, width, .. }, Shape::Filter { outputs, .. }) = (maps, filter) else {
+        let (Shape::Maps { batch, channels, height, width }, Shape::Filter { outputs, .. }) = (maps, filter) else {
             unreachable!("a convolution reads maps and a filter")
         };
         let division = Division::new(tile, conv, (maps, filter), threads);
         let size = |source| conv.output_size(source, 3).unwrap_or(0);
         let (depth, lanes) = (padded(channels), padded(outputs));
+        let made = Shape::maps(batch, outputs, size(height), size(width));
         Winograd {
             tile,
             kernels,
@@ -368,6 +372,7 @@ impl Winograd {
             source: (height, width),
             target: (size(height), size(width)),
             relu,
+            passes: cache::is_better_passed(storage(made)),
             panels: panels(outputs),
             division,
             threads,
@@ -434,6 +439,9 @@ impl Winograd {
                 self.multiply(panel, places.len(), operands.filter, points, sums);
                 let parts = parts.clone();
                 arch.dispatch(WriteResults::<P> { of: self, parts, panel, sums, operands, kind: PhantomData });
+            }
+            if self.passes {
+                cache::end_passing();
             }
         });
     }
@@ -519,18 +527,6 @@ unsafe fn written<S: Simd, P: Points>(simd: S, row: &[MaybeUninit<S::f32s>; MOST
 fn rectified<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
     let zero = simd.splat_f32s(0.0);
     simd.select_f32s(simd.less_than_f32s(x, zero), zero, x)
-}
-
-/// Has what lies there brought into the first-level cache.
-#[inline(always)]
-fn prefetch(from: *const f32) {
-    #[cfg(target_arch = "x86_64")]
-    // SAFETY: whatever the address, nothing is read.
-    unsafe {
-        core::arch::x86_64::_mm_prefetch::<{ core::arch::x86_64::_MM_HINT_T0 }>(from.cast());
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = from;
 }
 
 /// `B^T d B` of every tile of a block.
@@ -666,7 +662,7 @@ impl<P: Points> WithSimd for ReadPixels<'_, P> {
                 if let Some((next, _)) = &next {
                     for row in next.iter().take(P::READ) {
                         for pixel in row.iter().take(P::READ) {
-                            prefetch(pixel.wrapping_add(lane));
+                            cache::prefetch(pixel.wrapping_add(lane));
                         }
                     }
                 }
@@ -769,7 +765,7 @@ impl<P: Points> WriteResults<'_, P> {
         (lane, added): (usize, S::f32s),
         (moments, before): (Option<[*mut f32; 2]>, usize),
     ) {
-        let Winograd { conv, lanes, target: (rows, columns), relu, .. } = *self.of;
+        let Winograd { conv, lanes, target: (rows, columns), relu, passes, .. } = *self.of;
         let Panel { start, width } = self.panel;
         let (step, target, left) = (self.sums.step, self.operands.target, width - lane);
         let pixel = |i: usize, j: usize| {
@@ -796,7 +792,10 @@ impl<P: Points> WriteResults<'_, P> {
                 for (j, &result) in t.iter().enumerate().take(across) {
                     let sum = simd.add_f32s(result, added);
                     let y = if relu { rectified(simd, sum) } else { sum };
-                    store(simd, pixel(i, j).add(lane), left, y);
+                    let to = pixel(i, j).add(lane);
+                    if !(passes && left >= S::F32_LANES && cache::pass::<S>(to, y)) {
+                        store(simd, to, left, y);
+                    }
                     results[i][j].write(y);
                 }
             }
