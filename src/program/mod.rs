@@ -224,8 +224,10 @@ impl Program {
 
     /// Floating-point operations of a step, prologue and epilogue included.
     pub fn step_flops(&self, step: &Step) -> u64 {
-        let read = self.value(step.inputs[0]).shape.elements() as u64;
-        let first = step.prologue.map_or(0, |prologue| read * (4 + u64::from(prologue.relu)));
+        let first = step.prologue.map_or(0, |prologue| {
+            let read = self.value(step.inputs[0]).shape.elements() as u64;
+            read * (4 + u64::from(prologue.relu))
+        });
         let results = self.value(step.outputs[0]).shape.elements() as u64;
         let Epilogue { norm, residual, relu, sigmoid, statistics } = step.epilogue;
         let each = 8 * u64::from(norm.is_some())
