@@ -137,8 +137,8 @@ fn paths_in_kernels() -> Result<Vec<PathBuf>> {
     Ok(paths)
 }
 
-/// Of all that the kernels are made of, by FNV-1a: the same for the same files, whatever builds them. What was measured of
-/// some kernels says nothing of others.
+/// Of all that the kernels are made of, by FNV-1a: the same for the same files, whatever builds them. What was measured
+/// of some kernels says nothing of others.
 fn fingerprint() -> Result<u64> {
     let is_source = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "cu" || extension == "cuh");
     let mut hash = 0xcbf2_9ce4_8422_2325u64;

@@ -63,7 +63,7 @@ mod gpu {
     use super::super::tuning::default_file;
     use super::super::{count, note, print};
     use super::Arguments;
-    use coronet::device::cuda::{CudaDevice, Runs, TunedConvolution, Ways};
+    use coronet::device::cuda::{CudaDevice, Runs, Tuned, TunedConvolution, Ways};
     use coronet::device::{Device, PrecisionChoice, Session};
     use coronet::model::{CeNet, Config};
     use coronet::new_file::NewFile;
@@ -95,7 +95,7 @@ mod gpu {
         listen_for_ctrl_c();
         let tuned = measured(gpu, config, side, runs, quiet)?;
         let head = format!("{config}, {side}x{side}, on {}", device.describe());
-        let (path, kept) = place.complete(&tuned)?;
+        let (path, kept) = place.complete(&tuned.convolutions)?;
         let text = format!("{head}\n{}\n{} in {}", table(&tuned), count(kept, "way"), path.display());
         print(&mut io::stdout().lock(), &text)
     }
@@ -113,13 +113,7 @@ mod gpu {
         opened.device.with_precision(precision)
     }
 
-    fn measured(
-        gpu: &CudaDevice,
-        config: Config,
-        side: usize,
-        runs: Runs,
-        quiet: bool,
-    ) -> Result<Vec<TunedConvolution>> {
+    fn measured(gpu: &CudaDevice, config: Config, side: usize, runs: Runs, quiet: bool) -> Result<Tuned> {
         let (network, weights) = (CeNet::build(config, 1, side, side)?, Weights::seeded(config, SEED)?);
         let window: Vec<f32> =
             (0..network.graph.shape(network.window).elements()).map(|i| (i as f32 * 0.7).sin()).collect();
@@ -150,8 +144,8 @@ mod gpu {
     }
 
     impl Place {
-        /// Finds out before anything is measured whether the file can be written. One that somebody has named is not replaced
-        /// by a table unless it is one of this GPU.
+        /// Finds out before anything is measured whether the file can be written. One that somebody has named is not
+        /// replaced by a table unless it is one of this GPU.
         fn find(named: Option<&Path>, gpu: &CudaDevice, quiet: bool) -> Result<Place> {
             let path = named.map(Path::to_path_buf).or_else(|| default_file(gpu)).ok_or_else(|| {
                 Error::Request("neither CORONET_TUNING nor HOME says where tables are; choose a file by --out".into())
@@ -194,8 +188,8 @@ mod gpu {
         }
     }
 
-    /// A row for each convolution, the slowest first, and a line of them all.
-    fn table(tuned: &[TunedConvolution]) -> String {
+    /// A row for each convolution, the slowest first, a line of them all, and one of the whole network.
+    fn table(Tuned { convolutions: tuned, by_rule, by_best }: &Tuned) -> String {
         let layer = |it: &TunedConvolution| match it.steps {
             1 => it.name.clone(),
             steps => format!("{} and {} more", it.name, steps - 1),
@@ -212,7 +206,7 @@ mod gpu {
                 format!("{rule:.1}"),
                 it.best.way.to_string(),
                 format!("{best:.1}"),
-                format!("{:.1} %", 100.0 * (1.0 - best / rule.max(f64::MIN_POSITIVE))),
+                gain(rule, best),
             ]
         });
         let heads = ["layer", "convolution", "by rule", "us", "best", "us", "gain"].map(str::to_owned);
@@ -235,11 +229,18 @@ mod gpu {
         let (rule, best) = (all(&|it| it.rule.microseconds), all(&|it| it.best.microseconds));
         let (steps, ways) =
             (tuned.iter().map(|it| it.steps).sum::<usize>(), tuned.iter().map(|it| it.ways).sum::<usize>());
-        let _ = write!(
+        let _ = writeln!(
             text,
-            "all {steps} convolutions: {rule:.1} us by rule, {best:.1} us by the best of {ways} ways, {:.1} % less",
-            100.0 * (1.0 - best / rule.max(f64::MIN_POSITIVE))
+            "all {steps} convolutions: {rule:.1} us by rule, {best:.1} us by the best of {ways} ways, {} less",
+            gain(rule, best)
         );
+        let [rule, best] = [by_rule, by_best].map(|time| time.as_secs_f64() * 1e6);
+        let gain = gain(rule, best);
+        let _ = write!(text, "the network in one go: {rule:.1} us by rule, {best:.1} us by these ways, {gain} less");
         text
+    }
+
+    fn gain(rule: f64, best: f64) -> String {
+        format!("{:.1} %", 100.0 * (1.0 - best / rule.max(f64::MIN_POSITIVE)))
     }
 }

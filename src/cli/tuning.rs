@@ -6,11 +6,12 @@ use coronet::device::Device;
 use coronet::{Error, Result};
 use std::path::Path;
 
-/// Has a GPU cut its convolutions as a table says, and says which on stderr unless `quiet`: that of `named`, no table for
-/// `none`, and else the one in the default place if there is one.
+/// Has a GPU cut its convolutions as a table says, and says which on stderr unless `quiet`: that of `named`, no table
+/// for `none`, and else the one in the default place if there is one.
 ///
 /// # Errors
-/// [`Error::Request`] and [`Error::Io`] when the named file cannot be used, [`Error::Device`] when the device is no GPU.
+/// [`Error::Request`] and [`Error::Io`] when the named file cannot be used, [`Error::Device`] when one is named for a
+/// device that is no GPU.
 #[cfg(any(feature = "cuda", feature = "emulator"))]
 pub fn tuned(device: Box<dyn Device>, named: Option<&Path>, quiet: bool) -> Result<Box<dyn Device>> {
     use super::note;
@@ -64,8 +65,8 @@ fn is_none(named: &Path) -> bool {
     named.as_os_str() == "none"
 }
 
-/// The default place of a GPU's table: in the folder that `CORONET_TUNING` names, else among the user's caches; `None` where
-/// the environment names neither.
+/// The default place of a GPU's table: in the folder that `CORONET_TUNING` names, else among the user's caches; `None`
+/// where the environment names neither.
 #[cfg(any(feature = "cuda", feature = "emulator"))]
 pub fn default_file(gpu: &coronet::device::cuda::CudaDevice) -> Option<std::path::PathBuf> {
     use std::path::PathBuf;

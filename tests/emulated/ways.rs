@@ -13,6 +13,8 @@ use coronet::verify::deep_cases;
 use coronet::verify::relative_l2;
 use coronet::weights::Weights;
 use std::sync::Arc;
+#[cfg(not(coronet_checked))]
+use std::time::Duration;
 
 fn of(architecture: Architecture, precision: Precision) -> CudaDevice {
     let device = CudaDevice::new(EmulatedDriver::of(architecture, Schedule::ALL[1]));
@@ -208,6 +210,8 @@ fn what_is_measured_is_one_of_what_is_possible_and_is_read_as_it_was_written() {
         done < all
     });
     let tuned = tuned.unwrap();
+    assert!(tuned.by_rule > Duration::ZERO && tuned.by_best > Duration::ZERO);
+    let tuned = tuned.convolutions;
     let program = network(&device).unwrap();
     let possible: Vec<_> = device.possible_ways(program.program()).into_iter().flatten().collect();
     assert_eq!(tuned.iter().map(|it| it.steps).sum::<usize>(), possible.len());

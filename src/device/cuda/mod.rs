@@ -28,7 +28,7 @@ pub use gpu::Gpu;
 #[cfg(feature = "cuda")]
 pub use occupancy::{Multiprocessor, PlannedLaunch};
 pub use ops::Tile;
-pub use tune::{Runs, TunedConvolution};
+pub use tune::{Runs, Tuned, TunedConvolution};
 pub use ways::{Key, Measured, Way, Ways};
 
 pub use frames::{FramePipeline, NetworkEnds};
@@ -87,8 +87,8 @@ impl CudaDevice {
     /// The same device, which computes convolutions on tensor cores in the ways of a table where that has one that is
     /// possible; the others by the rule. Not where one tile for all was asked for. Sums may be taken in another order.
     ///
-    /// A program that was lowered for the device with the table has room for its ways, and the same steps as without. In one
-    /// that was lowered without it, ways that need more room than there is are left to the rule.
+    /// A program that was lowered for the device with the table has room for its ways, and the same steps as without. In
+    /// one that was lowered without it, ways that need more room than there is are left to the rule.
     pub fn with_ways(self, ways: Arc<Ways>) -> CudaDevice {
         CudaDevice { ways: Some(ways), ..self }
     }
@@ -113,8 +113,8 @@ impl CudaDevice {
         self.driver.is_hardware()
     }
 
-    /// Of each step of a program that was lowered for this device, where there is a way to choose: what a table knows it by,
-    /// and all ways that are possible, that of the rule first.
+    /// Of each step of a program that was lowered for this device, where there is a way to choose: what a table knows it
+    /// by, and all ways that are possible, that of the rule first.
     pub fn possible_ways(&self, program: &Program) -> Vec<Option<(Key, Vec<Way>)>> {
         let formats = Formats::of(self, program);
         let of_step = |(at, step): (usize, &Step)| {

@@ -292,6 +292,27 @@ mod tests {
     }
 
     #[test]
+    fn an_h100_has_warpgroups_to_choose_for_the_network_and_the_rule_comes_first() {
+        use super::super::{Tile, Way};
+        use crate::model::{CeNet, Config, Stem};
+        use crate::program::Placement;
+        let Ok(paper) = CudaDevice::on_paper(90, Precision::Float16) else { return };
+        let network = CeNet::build(Config::new(64, Stem::Half, 2, 1).unwrap(), 1, 448, 448).unwrap();
+        let program = Program::lower(&network.graph, &[network.probability], &paper, Placement::Shared).unwrap();
+        let by_warpgroups = |way: &Way| matches!(way, Way::Warpgroups { .. });
+        let (mut count, mut most) = (0, 0);
+        for (step, (key, ways)) in
+            paper.possible_ways(&program).into_iter().enumerate().filter_map(|(at, it)| Some((at, it?)))
+        {
+            println!("{}: {key}: {} ways, by rule {}", program.steps()[step].name, ways.len(), ways[0]);
+            assert!(!by_warpgroups(&ways[0]) && ways.contains(&Way::Tile(Tile::ALL[2])));
+            count += usize::from(ways.iter().any(by_warpgroups));
+            most = most.max(ways.len());
+        }
+        assert!(count > 30 && most <= Way::all().len(), "{count}, {most}");
+    }
+
+    #[test]
     fn every_architecture_of_this_build_is_known_and_every_kernel_fits() {
         assert!(!RESOURCES.is_empty());
         for Resources { kernel, architecture, registers, shared_bytes } in RESOURCES {

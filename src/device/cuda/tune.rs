@@ -1,7 +1,7 @@
 //! Which way to cut each convolution of a program is the quickest on this device, measured.
 //!
-//! Each way is timed where it will run: within the program, its operands where the steps before have left them. One pass times
-//! one way of every convolution; what seems better than the rule is then timed again, in turns with it.
+//! Each way is timed where it will run: within the program, its operands where the steps before have left them. One pass
+//! times one way of every convolution; what seems better than the rule is then timed again, in turns with it.
 
 use super::CudaDevice;
 use super::ways::{Key, Measured, Way, Ways};
@@ -47,6 +47,17 @@ pub struct TunedConvolution {
     pub ways: usize,
 }
 
+/// What was found of a program.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Tuned {
+    /// Its convolutions on tensor cores.
+    pub convolutions: Vec<TunedConvolution>,
+    /// A run of the whole program, all steps started as one, by the rule.
+    pub by_rule: Duration,
+    /// The same with the best ways.
+    pub by_best: Duration,
+}
+
 /// A convolution that is being measured.
 struct Candidate {
     key: Key,
@@ -66,24 +77,24 @@ impl Candidate {
 }
 
 impl CudaDevice {
-    /// Measures all ways of the convolutions of a program. `load` lowers it for a device, loads it there and gives it its
-    /// numbers; `go_on` is asked before each pass, with the number of those that are done and of all.
+    /// Measures all ways of the convolutions of a program. `load` lowers it for a device, loads it there and gives it
+    /// its numbers; `go_on` is asked before each pass, with the number of those that are done and of all.
     ///
     /// # Errors
-    /// [`Error::Interrupted`] when `go_on` says so, [`Error::Request`] when the device multiplies in float32, where there is
-    /// nothing to choose, and those of `load` and of running the program.
+    /// [`Error::Interrupted`] when `go_on` says so, [`Error::Request`] when the device multiplies in float32, where there
+    /// is nothing to choose, and those of `load` and of running the program.
     pub fn tune(
         &self,
         runs: Runs,
         load: &mut dyn FnMut(&CudaDevice) -> Result<Box<dyn Session>>,
         go_on: &mut dyn FnMut(usize, usize) -> bool,
-    ) -> Result<Vec<TunedConvolution>> {
+    ) -> Result<Tuned> {
         let device = CudaDevice { ways: None, way: None, tile: None, warpgroups: false, ..self.clone() };
         let by_rule = load(&device)?;
         let mut candidates = device.candidates(by_rule.program());
         if candidates.is_empty() {
-            let problem = "there is nothing to choose: no convolution of the program runs on tensor cores; choose a precision \
-                           that has them, such as float16";
+            let problem = "there is nothing to choose: no convolution of the program runs on tensor cores; choose a \
+                           precision that has them, such as float16";
             return Err(Error::Request(problem.into()));
         }
         drop(by_rule);
@@ -121,7 +132,11 @@ impl CudaDevice {
                 ways: candidate.ways.len(),
             }
         });
-        Ok(found.collect())
+        let convolutions: Vec<TunedConvolution> = found.collect();
+        drop(best);
+        let mut best = load(&device.with_these(convolutions.iter().map(|it| (it.key, it.best.way))))?;
+        let [by_rule, by_best] = whole_runs([&mut *by_rule, &mut *best], runs)?;
+        Ok(Tuned { convolutions, by_rule, by_best })
     }
 
     /// The same device with these ways.
@@ -161,11 +176,26 @@ fn medians(sessions: &mut [&mut dyn Session], runs: Runs) -> Result<Vec<Vec<Dura
             }
         }
     }
-    let median = |mut samples: Vec<Duration>| {
-        samples.sort_unstable();
-        samples.get(samples.len() / 2).copied().unwrap_or_default()
-    };
     Ok(samples.into_iter().map(|steps| steps.into_iter().map(median).collect()).collect())
+}
+
+/// The median of the whole program's times, of two sessions that take turns.
+fn whole_runs(mut sessions: [&mut dyn Session; 2], runs: Runs) -> Result<[Duration; 2]> {
+    let mut samples = [Vec::new(), Vec::new()];
+    for run in 0..runs.warm_up + runs.counted {
+        for (session, samples) in sessions.iter_mut().zip(&mut samples) {
+            let time = session.run_measured()?.compute;
+            if run >= runs.warm_up {
+                samples.push(time);
+            }
+        }
+    }
+    Ok(samples.map(median))
+}
+
+fn median(mut samples: Vec<Duration>) -> Duration {
+    samples.sort_unstable();
+    samples.get(samples.len() / 2).copied().unwrap_or_default()
 }
 
 /// The mean over some steps.

@@ -1,7 +1,7 @@
 //! Ways to cut a convolution on tensor cores into blocks, and the table of those that were measured to be the best.
 //!
-//! `CudaDevice::tune` makes such a table for one GPU; with it a device takes its ways where it would go by a rule otherwise.
-//! A table can do no harm: a way that is not possible for its convolution is not taken. As a file it is JSON.
+//! `CudaDevice::tune` makes such a table for one GPU; with it a device takes its ways where it would go by a rule
+//! otherwise. A table can do no harm: a way that is not possible for its convolution is not taken. As a file it is JSON.
 
 use super::ops::patch_conv::{MOST_SHARES, ROWS, WIDTHS_LOG2};
 use super::ops::{self, Direction, Tile};

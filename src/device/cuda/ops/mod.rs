@@ -140,8 +140,8 @@ pub(super) fn convolution(op: &Op) -> Option<(Direction, Conv)> {
     }
 }
 
-/// The ways in which a step's convolution may be computed; none where it is no convolution on tensor cores. They differ in
-/// the order of their sums at most.
+/// The ways in which a step's convolution may be computed; none where it is no convolution on tensor cores. They differ
+/// in the order of their sums at most.
 pub(super) fn ways(step: &Step, inputs: &[Shape], result: Shape, choices: Choices<'_>) -> Vec<Way> {
     let is_possible = |way: &Way| is_possible(*way, step, inputs, result, choices);
     Way::all().into_iter().filter(is_possible).collect()

@@ -124,7 +124,8 @@ fn bytes_of_results(columns: usize, threads: u32) -> usize {
 }
 
 impl Plan {
-    /// For a convolution in a format of 16 bits with a kernel of enough taps, if that is chosen and the device has room for it.
+    /// For a convolution in a format of 16 bits with a kernel of enough taps, if that is chosen and the device has room
+    /// for it.
     pub fn of(
         direction: Direction,
         conv: &Conv,
@@ -266,8 +267,8 @@ impl Plan {
     }
 }
 
-/// Whether the `slices` of channels of so many blocks can be cut into shares: each has some, and those that wait for each
-/// other are all there.
+/// Whether the `slices` of channels of so many blocks can be cut into shares: each has some, and those that wait for
+/// each other are all there.
 fn can_share(shares: usize, slices: usize, blocks: usize, at_once: usize) -> bool {
     (1..=MOST_SHARES.min(slices)).contains(&shares) && (shares == 1 || blocks * shares <= at_once)
 }
