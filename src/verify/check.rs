@@ -36,10 +36,7 @@ impl Check {
         let results = [cases, new_layers].concat();
         let rounded = |precision: Precision| {
             let keeps = precision == Precision::Float16;
-            // What a norm makes of other than whole numbers may be rounded to either side.
-            let is_certain = |case: &Case| case.first.is_none() || case.fit == Fit::Exact;
-            let is_rounded =
-                move |case: &&Case| is_certain(case) && (is_of_products(&case.op) || (keeps && keeps_maps(case)));
+            let is_rounded = move |case: &&Case| is_of_products(&case.op) || (keeps && keeps_maps(case));
             let products = results.iter().filter(is_rounded);
             products.map(move |case| Check::Rounded(case.clone(), precision))
         };
