@@ -104,8 +104,9 @@ fn is_convolution(case: &Case) -> bool {
     matches!(case.op, Op::Conv(_) | Op::ConvInputGrad(_) | Op::ConvFilterGrad(_) | Op::TransposedConv(_))
 }
 
+/// Those that a norm comes before are two steps on a GPU, each of which others test.
 fn convolutions() -> Vec<Case> {
-    all_cases().into_iter().filter(is_convolution).collect()
+    all_cases().into_iter().filter(|case| is_convolution(case) && case.first.is_none()).collect()
 }
 
 /// Every result of a case as bits.
