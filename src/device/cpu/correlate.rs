@@ -235,7 +235,6 @@ impl Correlation {
     /// Computes the whole output. The source is read as it is.
     pub fn run(&self, operands: &Operands) {
         let Operands { source, filter, bias, target, .. } = *operands;
-        debug_assert!(operands.normed.is_none(), "maps are read in place");
         let bands = self.rows.target.div_ceil(self.band);
         let tasks = self.panels.len() * self.batch * bands;
         (0..tasks).into_par_iter().with_max_len(1).for_each(|index| {

@@ -8,7 +8,7 @@ use super::super::kept::Kept;
 use super::super::layout::{Panel, padded, panels, storage};
 use super::super::memory::Region;
 use super::super::microkernel::{InstructionSet, MicroKernels};
-use super::super::moments::Moments;
+use super::super::moments::{self, Moments};
 use super::super::normed;
 use super::super::operands::Operands;
 use super::super::stencil::Stencil;
@@ -143,6 +143,7 @@ pub(super) fn forward(conv: &Conv, binding: &Binding<'_>) -> Routine {
     let shapes = (binding.input_shapes[0], binding.input_shapes[1]);
     let way = Way::of(binding.kept, conv, shapes, binding.epilogue.relu, binding.means);
     let operands = operands(binding, way.workspace(), || way.parts());
+    assert!(operands.normed.is_none() || way.norms(), "a convolution that reads maps in place has no prologue");
     Box::new(move || around(&operands, || way.run(&operands)))
 }
 
@@ -163,14 +164,17 @@ pub(in crate::device::cpu) fn norms(kept: Option<&Kept>, conv: &Conv, inputs: &[
     Way::of(kept, conv, (inputs[0], inputs[1]), false, means).norms()
 }
 
-/// Numbers of scratch memory of a convolution, whose filter is kept in some way or as it is, without that of norms.
-pub(super) fn workspace(kept: Option<&Kept>, conv: &Conv, inputs: &[Shape], means: Means) -> usize {
-    Way::of(kept, conv, (inputs[0], inputs[1]), false, means).workspace()
-}
-
-/// Parts of each sample of a convolution's results, of which moments are taken together.
-pub(super) fn parts(kept: Option<&Kept>, conv: &Conv, inputs: &[Shape], means: Means) -> usize {
-    Way::of(kept, conv, (inputs[0], inputs[1]), false, means).parts().len()
+/// Numbers of scratch memory of a convolution, whose filter is kept in some way or as it is; `found` are its results, if
+/// moments are taken of them.
+pub(super) fn workspace(
+    kept: Option<&Kept>,
+    conv: &Conv,
+    inputs: &[Shape],
+    found: Option<Shape>,
+    means: Means,
+) -> usize {
+    let way = Way::of(kept, conv, (inputs[0], inputs[1]), false, means);
+    way.workspace() + found.map_or(0, |made| moments::workspace(made, way.parts().len()))
 }
 
 pub(super) fn input_grad(grad: &ConvInputGrad, binding: &Binding<'_>) -> Routine {
@@ -210,9 +214,10 @@ fn backwards(conv: &Conv, source: Shape, shape: Shape, made: Shape, relu: bool, 
     (Correlation::new(means.kernels, batch, layout, outputs, axes, relu), flip)
 }
 
-/// Parts of each sample of a transposed convolution's results, of which moments are taken together.
-pub(super) fn transposed_parts(op: &TransposedConv, inputs: &[Shape], made: Shape, means: Means) -> usize {
-    backwards(&op.conv(), inputs[0], inputs[1], made, false, means).0.parts().len()
+/// Numbers of scratch memory of a transposed convolution; `found` are its results, if moments are taken of them.
+pub(super) fn transposed_workspace(op: &TransposedConv, inputs: &[Shape], found: Option<Shape>, means: Means) -> usize {
+    let parts = |made| backwards(&op.conv(), inputs[0], inputs[1], made, false, means).0.parts().len();
+    flipped_filter_len(inputs[1]) + found.map_or(0, |made| moments::workspace(made, parts(made)))
 }
 
 /// Numbers of a filter turned round.

@@ -18,8 +18,7 @@ mod temporal_conv;
 use super::Routine;
 use super::kept::Kept;
 use super::memory::Region;
-use super::normed::Normed;
-use super::{moments, normed};
+use super::normed::{self, Normed};
 use crate::graph::Shape;
 use crate::ops::Op;
 use crate::program::{Epilogue, Prologue, Step};
@@ -87,22 +86,12 @@ pub(super) fn norms_first(step: &Step, kept: Option<&Kept>, inputs: &[Shape], me
 
 /// Numbers of scratch memory a step needs.
 pub(super) fn workspace(step: &Step, kept: Option<&Kept>, inputs: &[Shape], made: Shape, means: Means) -> usize {
-    let own = own_workspace(step, kept, inputs, means);
+    let found = step.epilogue.statistics.map(|_| made);
     let of_prologue = step.prologue.map_or(0, |_| normed::workspace(inputs[0]));
-    let parts = match &step.op {
-        _ if step.epilogue.statistics.is_none() => 0,
-        Op::Conv(conv) => conv::parts(kept, conv, inputs, means),
-        Op::TransposedConv(op) => conv::transposed_parts(op, inputs, made, means),
-        _ => 0,
-    };
-    own + of_prologue + if parts > 0 { moments::workspace(made, parts) } else { 0 }
-}
-
-/// What an operator itself needs.
-fn own_workspace(step: &Step, kept: Option<&Kept>, inputs: &[Shape], means: Means) -> usize {
-    match &step.op {
-        Op::Conv(conv) => conv::workspace(kept, conv, inputs, means),
-        Op::ConvInputGrad(_) | Op::TransposedConv(_) => conv::flipped_filter_len(inputs[1]),
+    let own = match &step.op {
+        Op::Conv(conv) => conv::workspace(kept, conv, inputs, found, means),
+        Op::TransposedConv(op) => conv::transposed_workspace(op, inputs, found, means),
+        Op::ConvInputGrad(_) => conv::flipped_filter_len(inputs[1]),
         Op::ConvFilterGrad(grad) => conv::filter_grad_workspace(grad, inputs),
         Op::TemporalConv(_) => temporal_conv::workspace(inputs, means.threads),
         Op::TemporalConvFilterGrad(_) => temporal_conv::filter_grad_workspace(inputs),
@@ -114,7 +103,8 @@ fn own_workspace(step: &Step, kept: Option<&Kept>, inputs: &[Shape], means: Mean
         Op::MultiKernelPooling(op) => multi_kernel_pooling::workspace(op, inputs[0]),
         Op::SumOfSquares(_) => sum_of_squares::workspace(inputs),
         _ => 0,
-    }
+    };
+    own + of_prologue
 }
 
 /// The routine of a step.
