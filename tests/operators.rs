@@ -3,7 +3,7 @@
 use coronet::device::cpu::{BfloatSet, CpuDevice, InstructionSet};
 use coronet::device::{Device, Precision};
 use coronet::graph::{Graph, Shape, Tensor, ValueId};
-use coronet::ops::{Case, Conv, Data, MaxPool, Op, all_cases, bilinear_taps};
+use coronet::ops::{Case, Conv, Data, MaxPool, Normalise, Op, all_cases, bilinear_taps};
 use coronet::program::{Placement, Program};
 use coronet::verify::{Check, layer_cases, relative_l2, verify, verify_rounded};
 use std::collections::BTreeSet;
@@ -155,6 +155,50 @@ fn norms_before_and_behind_convolutions_of_many_pixels_agree_with_the_reference(
     // Each product of rounded operands is off by up to 2^-8.
     for set in BfloatSet::available() {
         check(&*bfloat_device(set, 3), set.name(), 2f64.powi(-8));
+    }
+}
+
+/// Whoever norms and rectifies what it reads must not make a number of what is none.
+#[test]
+fn nan_stays_through_norms_that_are_applied_where_they_are_read() {
+    let check = |device: &dyn Device, name: &str| {
+        let conv = Conv::same(3);
+        let filter = |outputs, inputs| Shape::Filter { outputs, inputs, height: 3, width: 3 };
+        let overlapping = MaxPool { kernel: 3, stride: 2, padding: 1 };
+        for (op, channels, filter) in [
+            (Op::from(conv), 16, Some(filter(16, 16))),
+            (Op::from(conv), 5, Some(filter(7, 5))),
+            (Op::from(overlapping), 16, None),
+        ] {
+            let maps = Shape::maps(1, channels, 14, 14);
+            let operands: Vec<Shape> = [maps].into_iter().chain(filter).collect();
+            let case = Case::new(op, &operands, Data::Integers).of_normed(1, channels, true);
+            let mut graph = Graph::new();
+            let ids: Vec<ValueId> = case.inputs.iter().map(|&(shape, _)| graph.input("operand", shape)).collect();
+            let behind = operands.len();
+            let of_norm = [ids[0], ids[behind], ids[behind + 1], ids[behind + 2]];
+            let normed = graph.apply_one("normed", Normalise, &of_norm).unwrap();
+            let rectified = graph.relu("rectified", normed).unwrap();
+            let made = graph.apply_one("case", case.op.clone(), &[&[rectified], &ids[1..behind]].concat()).unwrap();
+            let program = Program::lower(&graph, &[made], device, Placement::Shared).unwrap();
+            assert_eq!(program.steps().len(), 1, "{name}: {case}");
+            let mut session = device.load(program).unwrap();
+            for (id, tensor) in ids.iter().zip(case.draw(3)) {
+                session.write(*id, tensor.data()).unwrap();
+            }
+            let mut x = case.draw(3)[0].clone();
+            x.data_mut().fill(f32::NAN);
+            session.write(ids[0], x.data()).unwrap();
+            session.run().unwrap();
+            let numbers = session.read(made).unwrap().data().iter().filter(|x| !x.is_nan()).count();
+            assert_eq!(numbers, 0, "{name}: {case}");
+        }
+    };
+    for set in InstructionSet::available() {
+        check(&CpuDevice::with_instructions(Some(2), set).unwrap(), set.name());
+    }
+    for set in BfloatSet::available() {
+        check(&*bfloat_device(set, 2), set.name());
     }
 }
 

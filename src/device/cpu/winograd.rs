@@ -585,10 +585,7 @@ impl<S: Simd, const WHOLE: bool> Lanes<S> for NormedLanes<'_, S, WHOLE> {
         // SAFETY: the caller's promise.
         let x = unsafe { self.pixels.at(simd, i, j) };
         let y = simd.mul_add_e_f32s(simd.sub_f32s(x, self.mean), self.scale, self.beta);
-        // NaN stays: vectors' maximum is the second where they are not ordered.
-        if S::F32_LANES > 1 {
-            return simd.max_f32s(self.least, y);
-        }
+        // NaN stays.
         simd.select_f32s(simd.less_than_f32s(y, self.least), self.least, y)
     }
 }
