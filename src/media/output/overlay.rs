@@ -111,7 +111,8 @@ impl OverlayPainter {
                 let below = soft[if y + 1 < height { at + width } else { at }];
                 let above = soft[if y > 0 { at - width } else { at }];
                 // Distance to the level line, to first order: (value - level) / |gradient|.
-                let slope = ((right - left) / 2.0).hypot((below - above) / 2.0);
+                let (across, down) = ((right - left) / 2.0, (below - above) / 2.0);
+                let slope = (across * across + down * down).sqrt();
                 let distance = (soft[at] - LEVEL).abs() / slope.max(1e-6);
                 blend(pixel, OUTLINE, (HALF_WIDTH + 0.5 - distance).clamp(0.0, 1.0));
             }
@@ -124,14 +125,21 @@ impl OverlayPainter {
         let Size { width, height } = self.panel;
         let binomial = |v: [f32; 5]| (v[0] + v[4] + 4.0 * (v[1] + v[3]) + 6.0 * v[2]) / 16.0;
         for (source, target) in self.cover.chunks_exact(width).zip(self.row_blur.chunks_exact_mut(width)) {
-            for (x, value) in target.iter_mut().enumerate() {
-                *value = binomial(std::array::from_fn(|k| source[(x + k).saturating_sub(2).min(width - 1)]));
+            // Away from the borders nothing is to be clamped, and a compiler makes vectors of it.
+            for (value, window) in target.iter_mut().skip(2).zip(source.windows(5)) {
+                *value = binomial([window[0], window[1], window[2], window[3], window[4]]);
+            }
+            for x in (0..width).filter(|&x| x < 2 || x + 2 >= width) {
+                target[x] = binomial(std::array::from_fn(|k| source[(x + k).saturating_sub(2).min(width - 1)]));
             }
         }
         for (y, target) in self.soft.chunks_exact_mut(width).enumerate() {
-            let rows: [usize; 5] = std::array::from_fn(|k| (y + k).saturating_sub(2).min(height - 1) * width);
-            for (x, value) in target.iter_mut().enumerate() {
-                *value = binomial(rows.map(|row| self.row_blur[row + x]));
+            let [a, b, c, d, e]: [&[f32]; 5] = std::array::from_fn(|k| {
+                let row = (y + k).saturating_sub(2).min(height - 1) * width;
+                &self.row_blur[row..row + width]
+            });
+            for ((((value, a), b), c), (d, e)) in target.iter_mut().zip(a).zip(b).zip(c).zip(d.iter().zip(e)) {
+                *value = binomial([*a, *b, *c, *d, *e]);
             }
         }
     }
