@@ -238,6 +238,8 @@ impl Band<'_> {
             if matches!(self.set, InstructionSet::Avx512 | InstructionSet::Avx2) {
                 return turn_with_avx(from, to, some);
             }
+            #[cfg(not(target_arch = "x86_64"))]
+            let _ = self.set;
             turn(from, to, some);
         }
     }
