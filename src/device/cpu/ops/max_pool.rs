@@ -28,8 +28,8 @@ pub(super) fn forward(pool: &MaxPool, binding: &Binding<'_>) -> Routine {
                         let (cell_rows, cell_columns) = (pool.cell(i, height), pool.cell(j, width));
                         for lane in (0..lanes).step_by(VECTOR) {
                             let rows = normed.map(|normed| normed.rows(sample).map(|row| load(row.add(lane))));
-                            // A norm keeps the order of numbers or, if it scales by less than 0, turns it round: what it makes
-                            // of the largest, or least, is the largest.
+                            // A norm keeps the order of numbers or, if it scales by less than 0, turns it round: what
+                            // it makes of the largest, or least, is the largest.
                             let turned = rows.map_or([0; VECTOR], |[_, scale, _]| scale.map(|x| x.to_bits() & SIGN));
                             let first = load(from.add((cell_rows.start * width + cell_columns.start) * lanes + lane));
                             let mut best = with_signs(first, turned);
