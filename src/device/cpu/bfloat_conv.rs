@@ -5,7 +5,7 @@
 //! many input channels as the first-level cache holds of the filter, the products of all its rows follow; then bias and ReLU.
 
 use super::bfloat::{BfloatKernels, COLUMNS, Run, depth};
-use super::elementwise::{VECTOR, rectified, vectorised};
+use super::elementwise::{VECTOR, load, relu, store, vectorised};
 use super::layout::{Panel, padded};
 use super::memory::Region;
 use super::operands::Operands;
@@ -302,14 +302,20 @@ impl BfloatConv {
         vectorised(
             #[inline(always)]
             || {
-                for pixel in 0..columns {
-                    for lane in (0..kept).step_by(VECTOR) {
-                        for i in lane..lane + VECTOR {
-                            // SAFETY: the caller's promise; nobody writes the bias.
-                            unsafe {
-                                let y = *sums.add(pixel * width + i) + bias.map_or(0.0, |bias| *bias.add(i));
-                                *target.add(pixel * lanes + start + i) = if self.relu { rectified(y) } else { y };
+                for lane in (0..kept).step_by(VECTOR) {
+                    // SAFETY: the caller's promise; nobody writes the bias.
+                    unsafe {
+                        let bias = bias.map_or([0.0; VECTOR], |bias| load(bias.add(lane)));
+                        let (from, to) = (sums.add(lane), target.add(start + lane));
+                        for pixel in 0..columns {
+                            let mut y = load(from.add(pixel * width));
+                            for i in 0..VECTOR {
+                                y[i] += bias[i];
                             }
+                            if self.relu {
+                                relu(&mut y);
+                            }
+                            store(to.add(pixel * lanes), y);
                         }
                     }
                 }
