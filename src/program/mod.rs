@@ -251,7 +251,7 @@ fn find_own_filters(graph: &Graph, outputs: &[ValueId], steps: &mut [Step]) {
     }
     let alike = |a: &Step, b: &Step| a.op == b.op && graph.shape(a.inputs[0]) == graph.shape(b.inputs[0]);
     let own = |step: &Step| {
-        let Op::Conv(_) = step.op else { return false };
+        let (Op::Conv(_) | Op::TransposedConv(_)) = step.op else { return false };
         let filter = step.inputs[1];
         let given = !matches!(graph.value(filter).source, Source::Node(_)) && !outputs.contains(&filter);
         let reads = |other: &Step| other.inputs.iter().filter(|&&id| id == filter).count();

@@ -89,8 +89,66 @@ pub(super) fn depth(channels: usize) -> usize {
     if channels <= 16 { 16 } else { channels.next_multiple_of(32) }
 }
 
+/// The right operand's columns: rows of them that are equally long, as rows of a map are.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Columns {
+    pub first: *const bf16,
+    /// Numbers from one column to the next, and from one row of columns to the next.
+    pub column: usize,
+    pub row: usize,
+    /// Rows, and columns of each.
+    pub count: (usize, usize),
+}
+
+impl Columns {
+    /// Columns from one row of sums to the next: what whole tiles write.
+    pub fn of_a_row(&self) -> usize {
+        self.count.1.next_multiple_of(COLUMNS)
+    }
+}
+
+/// `sums[(r * columns.of_a_row() + j) * lanes + i] = sum over runs, sum over k < depth of
+/// left[run.left * lanes + (k / 2) * lanes * 2 + i * 2 + k % 2] * first[run.right + r * row + j * column + k]`
+/// for `i < lanes`, `(r, j) < count`, or `+=` where it `adds`.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Product<'a> {
+    pub adds: bool,
+    pub lanes: usize,
+    /// Terms of a run.
+    pub depth: usize,
+    pub runs: &'a [Run],
+    pub left: *const bf16,
+    pub right: Columns,
+    pub sums: *mut f32,
+}
+
 /// What norms pixels before they are rounded: rows of means, scales and betas, and whether ReLU follows.
 pub(super) type Norm = ([*const f32; 3], bool);
+
+/// A number as the sum of two of bfloat16, which is off by up to 2^-17 of it; the second is zero where the first is infinite.
+pub(super) fn split(x: f32) -> [bf16; 2] {
+    [portable::rounded(x), portable::rest(x)]
+}
+
+/// How pixels are rounded.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Packing {
+    pub norm: Option<Norm>,
+    /// Numbers of a pixel, and from one to the next.
+    pub channels: usize,
+    pub apart: usize,
+    /// Numbers of a rounded pixel, zeros behind the channels included.
+    pub depth: usize,
+    /// Whether what rounding takes away is rounded, too, and stored behind the rounded pixel in as many numbers.
+    pub split: bool,
+}
+
+impl Packing {
+    /// Numbers from one rounded pixel to the next.
+    pub fn pitch(&self) -> usize {
+        if self.split { 2 * self.depth } else { self.depth }
+    }
+}
 
 /// `sums = left^T right`, and the rounding of what they multiply.
 #[derive(Debug, Clone, Copy)]
@@ -103,62 +161,45 @@ impl BfloatKernels {
         BfloatKernels { set }
     }
 
-    /// `sums[j * lanes + i] = sum over runs, sum over k < depth of
-    /// left[run.left * lanes + (k / 2) * lanes * 2 + i * 2 + k % 2] * right[run.right + j * column + k]`
-    /// for `i < lanes`, `j < columns`, or `+=` where it `adds`. Otherwise what `sums` holds may be anything, and it is
-    /// anything behind the columns.
+    /// Computes a [`Product`]. Where it does not add, what `sums` holds may be anything, and it is anything behind the
+    /// columns of a row.
     ///
     /// # Safety
-    /// `lanes` is 16, 32, 48 or 64, and `depth` is one that [`depth`] gives. For `columns` rounded up to a multiple of
-    /// [`COLUMNS`], all elements of `left` and `right` are readable, `sums` is writable, and nobody else touches it
-    /// meanwhile. The processor has the instruction set.
-    pub unsafe fn sums(
-        &self,
-        adds: bool,
-        size: (usize, usize, usize),
-        runs: &[Run],
-        left: *const bf16,
-        right: (*const bf16, usize),
-        sums: *mut f32,
-    ) {
-        let (lanes, _, depth) = size;
-        debug_assert!(matches!(lanes, 16 | 32 | 48 | 64), "{lanes} lanes");
+    /// `lanes` is 16 or 32, and `depth` is one that [`depth`] gives. For columns rounded up to [`Columns::of_a_row`],
+    /// all elements of `left` and `right` are readable, `sums` is writable, and nobody else touches it meanwhile. The
+    /// processor has the instruction set.
+    pub unsafe fn sums(&self, product: &Product) {
+        let Product { lanes, depth, .. } = *product;
+        debug_assert!(matches!(lanes, 16 | 32), "{lanes} lanes");
         debug_assert!(depth == self::depth(depth), "runs of {depth}");
         // SAFETY: the caller's promise.
         unsafe {
             match self.set {
                 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
-                BfloatSet::Amx => amx::sums(adds, size, runs, left, right, sums),
+                BfloatSet::Amx => amx::sums(product),
                 #[cfg(target_arch = "x86_64")]
-                BfloatSet::Avx512 => avx512::sums(adds, size, runs, left, right, sums),
-                _ => portable::sums(adds, size, runs, left, right, sums),
+                BfloatSet::Avx512 => avx512::sums(product),
+                _ => portable::sums(product),
             }
         }
     }
 
-    /// Rounds pixels of `channels` float32 to bfloat16, `depth` numbers a pixel with zeros behind the channels, and norms
-    /// them first if there is a norm. Rounds to nearest, ties to even; NaN stays NaN, quiet; denormal numbers become zeros
-    /// of their sign.
+    /// Rounds pixels of float32 to bfloat16, normed first if there is a norm. Rounds to nearest, ties to even; NaN stays
+    /// NaN, quiet; denormal numbers become zeros of their sign. Of what is rounded to infinity, nothing is left to split.
     ///
     /// # Safety
-    /// `channels` is a multiple of 8, `depth` one of 16 and no smaller. `pixels * channels` numbers are readable from
-    /// `from`, `channels` from each row of the norm, `pixels * depth` writable at `to`, and nobody else touches those
+    /// `channels` is a multiple of 8, `depth` one of 16 and no smaller. The pixels are readable from `from`, `channels`
+    /// numbers from each row of the norm, `pixels` times the pitch writable at `to`, and nobody else touches those
     /// meanwhile. The processor has the instruction set.
-    pub unsafe fn pack(
-        &self,
-        from: *const f32,
-        norm: Option<Norm>,
-        channels: usize,
-        (to, depth): (*mut bf16, usize),
-        pixels: usize,
-    ) {
+    pub unsafe fn pack(&self, packing: &Packing, from: *const f32, to: *mut bf16, pixels: usize) {
+        let Packing { channels, depth, .. } = *packing;
         debug_assert!(channels.is_multiple_of(8) && channels <= depth && depth.is_multiple_of(16));
         // SAFETY: the caller's promise.
         unsafe {
             match self.set {
                 #[cfg(target_arch = "x86_64")]
-                BfloatSet::Amx | BfloatSet::Avx512 => avx512::pack(from, norm, channels, (to, depth), pixels),
-                _ => portable::pack(from, norm, channels, (to, depth), pixels),
+                BfloatSet::Amx | BfloatSet::Avx512 => avx512::pack(packing, from, to, pixels),
+                _ => portable::pack(packing, from, to, pixels),
             }
         }
     }

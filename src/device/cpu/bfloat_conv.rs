@@ -1,37 +1,50 @@
-//! Convolutions whose operands are rounded to bfloat16, with sums in float32.
+//! Convolutions, transposed ones too, whose operands are rounded to bfloat16, with sums in float32.
 //!
 //! A task makes some rows of results. It rounds the input rows that they read, with the zeros around the map, into memory that
 //! stays in the second-level cache, where each tap is the same matrix at another start. For a panel of output channels and as
 //! many input channels as the first-level cache holds of the filter, the products of all its rows follow; then bias and ReLU.
+//!
+//! Operands may be split instead: a number is then the sum of two of bfloat16, and of the four products of two numbers the three
+//! larger ones are summed, which is all but float32. To the kernels that is a filter with three times the taps.
 
-use super::bfloat::{BfloatKernels, COLUMNS, Run, depth};
-use super::elementwise::{VECTOR, load, relu, store, vectorised};
+use super::axis::Axis;
+use super::bfloat::{BfloatKernels, COLUMNS, Columns, Packing, Product, Run, depth, split};
+use super::cache::{end_passing, is_better_passed, pass};
+use super::lanes::{load, rectified, store};
 use super::layout::{Panel, padded};
 use super::memory::Region;
 use super::operands::Operands;
 use crate::graph::Shape;
-use crate::ops::Conv;
+use crate::ops::Op;
 use half::bf16;
+use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 use std::ops::Range;
 
 /// Channels read and made below which more is padding than not.
 const LEAST_CHANNELS: (usize, usize) = (16, 8);
 /// Terms of a sum below which rounding takes longer than it saves.
-const LEAST_TERMS: usize = 128;
-/// Terms of a sum, taps times channels, that are taken together.
+const LEAST_TERMS: usize = 32;
+/// Terms of a sum, taps times channels, that are taken together: with a panel's lanes, what the first-level cache holds.
 const TERMS: usize = 576;
-/// Lanes of a panel: four vectors, or four tiles.
-const PANEL: usize = 64;
+/// Lanes of a panel: two vectors, or two tiles.
+const PANEL: usize = 32;
 /// Bytes that a task's rounded rows and sums may take, so that they stay in the second-level cache.
 const BAND: usize = 640 * 1024;
+/// Columns that are summed before they are put away, where no sums wait for more channels.
+const GROUP: usize = 128;
 
-/// What a filter becomes: `[panel][channels taken together][tap][pair of channels][output channel of the panel][of the pair]`.
+/// What a filter becomes:
+/// `[panel][channels taken together][tap][part of a number][pair of channels][output channel of the panel][of the pair]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Filter {
+    /// Channels made and read.
     outputs: usize,
     inputs: usize,
     kernel: (usize, usize),
+    /// As it is given, the channels read come before those made.
+    transposed: bool,
+    split: bool,
     /// Channels taken together, and how many times.
     chunk: usize,
     chunks: usize,
@@ -39,20 +52,36 @@ pub(super) struct Filter {
 }
 
 impl Filter {
-    /// The filter of a convolution that is worth rounding, if it is.
-    pub fn of(filter: Shape) -> Option<Filter> {
+    /// The filter of a convolution that is worth rounding, or splitting, if it is.
+    pub fn of(op: &Op, filter: Shape, split: bool) -> Option<Filter> {
         let Shape::Filter { outputs, inputs, height, width } = filter else { return None };
+        let (outputs, inputs, transposed) = match op {
+            Op::Conv(_) => (outputs, inputs, false),
+            Op::TransposedConv(_) => (inputs, outputs, true),
+            _ => return None,
+        };
         let taps = height * width;
         if inputs < LEAST_CHANNELS.0 || outputs < LEAST_CHANNELS.1 || inputs * taps < LEAST_TERMS {
             return None;
         }
         let depth = depth(inputs);
-        let most = (TERMS / taps / 32 * 32).max(32);
+        let parts = if split { 2 } else { 1 };
+        let most = (TERMS / (taps * parts) / 32 * 32).max(32);
         let chunks = depth.div_ceil(most);
         let chunk = self::depth(depth.div_ceil(chunks));
         let lanes = outputs.next_multiple_of(16);
         let panels = (0..lanes).step_by(PANEL).map(|start| Panel { start, width: PANEL.min(lanes - start) }).collect();
-        Some(Filter { outputs, inputs, kernel: (height, width), chunk, chunks, panels })
+        Some(Filter { outputs, inputs, kernel: (height, width), transposed, split, chunk, chunks, panels })
+    }
+
+    /// Whether numbers are split, not rounded.
+    pub fn is_split(&self) -> bool {
+        self.split
+    }
+
+    /// Numbers of bfloat16 that one number becomes.
+    fn parts(&self) -> usize {
+        if self.split { 2 } else { 1 }
     }
 
     fn taps(&self) -> usize {
@@ -64,9 +93,19 @@ impl Filter {
         self.chunk * self.chunks
     }
 
+    /// Numbers from one rounded pixel to the next.
+    fn pitch(&self) -> usize {
+        self.depth() * self.parts()
+    }
+
     /// Numbers of a panel's lane.
     fn terms(&self) -> usize {
-        self.taps() * self.depth()
+        self.taps() * self.pitch()
+    }
+
+    /// Where in a panel's channels taken together a part of a tap's numbers starts, in terms.
+    fn run(&self, tap: usize, part: usize) -> usize {
+        (tap * self.parts() + part) * self.chunk
     }
 
     /// Room that it takes, in float32 numbers.
@@ -74,23 +113,27 @@ impl Filter {
         self.outputs.next_multiple_of(16) * self.terms() / 2
     }
 
-    /// Rounds a filter given as `[output][input][row][column]`.
+    /// Rounds, or splits, a filter given as `[output][input][row][column]`, or as `[input][output][row][column]` where it is
+    /// transposed.
     pub fn write(&self, filter: &[f32], memory: Region) {
-        let (taps, chunk) = (self.taps(), self.chunk);
+        let (taps, chunk, parts) = (self.taps(), self.chunk, self.parts());
         let to = memory.pointer(0, self.len()).cast::<bf16>();
         let rounded = Rounded(to);
         (0..self.panels.len() * self.chunks).into_par_iter().for_each(|task| {
-            let (Panel { start, width }, part) = (self.panels[task / self.chunks], task % self.chunks);
+            let (Panel { start, width }, together) = (self.panels[task / self.chunks], task % self.chunks);
+            let first = start * self.terms() + together * taps * chunk * parts * width;
             for tap in 0..taps {
                 for (channel, lane) in (0..chunk).flat_map(|channel| (0..width).map(move |lane| (channel, lane))) {
-                    let (input, output) = (part * chunk + channel, start + lane);
+                    let (input, output) = (together * chunk + channel, start + lane);
+                    let pair =
+                        if self.transposed { input * self.outputs + output } else { output * self.inputs + input };
                     let inside = input < self.inputs && output < self.outputs;
-                    let number = if inside { filter[(output * self.inputs + input) * taps + tap] } else { 0.0 };
-                    let run = start * self.terms() + (part * taps + tap) * chunk * width;
-                    // SAFETY: within the filter's memory; this task alone writes these channels of this panel.
-                    unsafe {
-                        let at = run + channel / 2 * width * 2 + lane * 2 + channel % 2;
-                        *rounded.pointer().add(at) = bf16::from_f32(number);
+                    let number = if inside { filter[pair * taps + tap] } else { 0.0 };
+                    let numbers = if self.split { split(number) } else { [bf16::from_f32(number), bf16::ZERO] };
+                    for (part, number) in numbers.into_iter().enumerate().take(parts) {
+                        let at = self.run(tap, part) * width + channel / 2 * width * 2 + lane * 2 + channel % 2;
+                        // SAFETY: within the filter's memory; this task alone writes these channels of this panel.
+                        unsafe { *rounded.pointer().add(first + at) = number };
                     }
                 }
             }
@@ -112,86 +155,141 @@ impl Rounded {
     }
 }
 
-/// A bound convolution: everything that does not change from run to run.
+/// How rounded rows (or columns) lie along an axis.
+#[derive(Debug, Clone, Copy)]
+struct Rows {
+    /// Zeros before the map.
+    before: usize,
+    /// From the first tap to the last.
+    reach: usize,
+    /// From what one result reads to what the next one reads.
+    step: usize,
+    /// From one to the next in the map: with a single tap nothing between is read.
+    apart: usize,
+    /// Positions of the first phase, which no other has more of.
+    results: usize,
+}
+
+impl Rows {
+    fn of(axis: &Axis) -> Rows {
+        let offsets = || axis.phases.iter().flat_map(|phase| phase.taps.iter().map(|tap| tap.offset));
+        let (lowest, highest) = (offsets().min().unwrap_or(0).min(0), offsets().max().unwrap_or(0).max(0));
+        let reach = (highest - lowest) as usize;
+        let (step, apart) = if reach == 0 { (1, axis.source_step) } else { (axis.source_step, 1) };
+        Rows { before: -lowest as usize, reach, step, apart, results: axis.positions(&axis.phases[0]) }
+    }
+
+    /// What so many results read.
+    fn read_by(&self, results: usize) -> usize {
+        (results - 1) * self.step + self.reach + 1
+    }
+}
+
+/// Results that share their taps.
 #[derive(Debug)]
-pub(super) struct BfloatConv {
-    filter: Filter,
-    conv: Conv,
-    batch: usize,
-    /// Rows and columns read and made.
-    size: (usize, usize),
-    target: (usize, usize),
-    /// Rows of results of a task.
-    band: usize,
-    relu: bool,
-    threads: usize,
+struct Phase {
+    /// First row and column of the map that is made, and how many of its rows and columns.
+    first: (usize, usize),
+    count: (usize, usize),
     /// Where each tap starts in the filter and in the rounded rows.
     runs: Vec<Run>,
 }
 
+/// A bound convolution: everything that does not change from run to run.
+#[derive(Debug)]
+pub(super) struct BfloatConv {
+    filter: Filter,
+    batch: usize,
+    /// Rows and columns: read, made, from one of a phase to the next.
+    size: (usize, usize),
+    target: (usize, usize),
+    step: (usize, usize),
+    rows: Rows,
+    columns: Rows,
+    phases: Vec<Phase>,
+    /// Rows of results of a task, and rows of them that are put away together, both of each phase.
+    band: usize,
+    group: usize,
+    relu: bool,
+    threads: usize,
+}
+
 impl BfloatConv {
-    pub fn new(conv: &Conv, (maps, filter): (Shape, Filter), relu: bool, threads: usize) -> BfloatConv {
-        let Shape::Maps { batch, height, width, .. } = maps else { unreachable!("a convolution reads maps") };
-        let made = |source, kernel| conv.output_size(source, kernel).unwrap_or(0);
-        let target = (made(height, filter.kernel.0), made(width, filter.kernel.1));
+    pub fn new(axes: &(Axis, Axis), batch: usize, filter: Filter, relu: bool, threads: usize) -> BfloatConv {
+        let (rows, columns) = axes;
         let mut bound = BfloatConv {
             filter,
-            conv: *conv,
             batch,
-            size: (height, width),
-            target,
+            size: (rows.source, columns.source),
+            target: (rows.target, columns.target),
+            step: (rows.step, columns.step),
+            rows: Rows::of(rows),
+            columns: Rows::of(columns),
+            phases: vec![],
             band: 1,
+            group: 1,
             relu,
             threads,
-            runs: vec![],
         };
+        bound.phases = bound.phases_of(axes);
         bound.band = bound.rows_of_a_task();
-        let (chunk, kernel) = (bound.filter.chunk, bound.filter.kernel);
-        bound.runs = (0..kernel.0 * kernel.1)
-            .map(|tap| {
-                let (u, v) = (tap / kernel.1 * conv.dilation, tap % kernel.1 * conv.dilation);
-                Run { left: tap * chunk, right: (u * bound.columns() + v) * bound.filter.depth() }
-            })
-            .collect();
+        let wide = bound.columns.results.next_multiple_of(COLUMNS);
+        bound.group = if bound.filter.chunks > 1 { bound.band } else { (GROUP / wide).clamp(1, bound.band) };
         bound
     }
 
+    fn phases_of(&self, (rows, columns): &(Axis, Axis)) -> Vec<Phase> {
+        let pitch = self.filter.pitch();
+        // Which parts of the filter's and of the pixel's numbers meet.
+        let meet: &[(usize, usize)] = if self.filter.split { &[(0, 0), (1, 0), (0, 1)] } else { &[(0, 0)] };
+        let pairs = rows.phases.iter().flat_map(|row| columns.phases.iter().map(move |column| (row, column)));
+        pairs
+            .map(|(row, column)| {
+                let taps = row.taps.iter().flat_map(|u| column.taps.iter().map(move |v| (u, v)));
+                let runs = taps.flat_map(|(u, v)| {
+                    let tap = rows.order[u.place] * self.filter.kernel.1 + columns.order[v.place];
+                    let along = |rows: &Rows, offset: isize| (rows.before as isize + offset) as usize;
+                    let pixel = along(&self.rows, u.offset) * self.wide() + along(&self.columns, v.offset);
+                    meet.iter().map(move |&(left, right)| Run {
+                        left: self.filter.run(tap, left),
+                        right: pixel * pitch + right * self.filter.depth(),
+                    })
+                });
+                let (first, count) = ((row.first, column.first), (rows.positions(row), columns.positions(column)));
+                Phase { first, count, runs: runs.collect() }
+            })
+            .collect()
+    }
+
     fn rows_of_a_task(&self) -> usize {
-        let row = self.columns() * self.filter.depth() * 2;
+        let row = self.wide() * self.filter.pitch() * 2;
         let sums = if self.filter.chunks > 1 { self.sums_row() * 4 } else { 0 };
-        let around = (self.filter.kernel.0 - 1) * self.conv.dilation * row;
-        let fitting = (BAND.saturating_sub(around) / (row * self.conv.stride + sums)).max(4);
-        let bands = self.target.0.div_ceil(fitting);
+        let around = self.rows.reach * row;
+        let fitting = (BAND.saturating_sub(around) / (row * self.rows.step + sums)).max(4);
+        let bands = self.rows.results.div_ceil(fitting);
         // As many tasks for each thread.
         let bands = (bands * self.batch).next_multiple_of(self.threads).div_ceil(self.batch);
-        self.target.0.div_ceil(bands)
+        self.rows.results.div_ceil(bands)
     }
 
-    /// Columns of a rounded row: the padding, and what whole tiles of columns read.
-    fn columns(&self) -> usize {
-        let reach = (self.filter.kernel.1 - 1) * self.conv.dilation + 1;
-        let read = (self.target.1.next_multiple_of(COLUMNS) - 1) * self.conv.stride + reach;
-        read.max(self.size.1 + self.conv.padding)
-    }
-
-    /// Rounded rows that `rows` rows of results read.
-    fn rows(&self, rows: usize) -> usize {
-        (rows - 1) * self.conv.stride + (self.filter.kernel.0 - 1) * self.conv.dilation + 1
+    /// Pixels of a rounded row: the padding, and what whole tiles of columns read.
+    fn wide(&self) -> usize {
+        let read = self.columns.read_by(self.columns.results.next_multiple_of(COLUMNS));
+        read.max(self.columns.before + self.size.1.div_ceil(self.columns.apart))
     }
 
     /// Sums of a row of results, of a panel, with what whole tiles of columns write.
     fn sums_row(&self) -> usize {
-        self.target.1.next_multiple_of(COLUMNS) * PANEL
+        self.columns.results.next_multiple_of(COLUMNS) * PANEL
     }
 
     /// Float32 numbers of a thread's rounded rows.
     fn rounded(&self) -> usize {
-        (self.rows(self.band) * self.columns() * self.filter.depth() / 2).next_multiple_of(16)
+        (self.rows.read_by(self.band) * self.wide() * self.filter.pitch() / 2).next_multiple_of(16)
     }
 
     fn scratch(&self) -> usize {
-        let rows = if self.filter.chunks > 1 { self.band } else { 1 };
-        self.rounded() + rows * self.sums_row()
+        self.rounded() + self.group * self.sums_row()
     }
 
     /// Float32 numbers of scratch memory of all threads.
@@ -199,17 +297,19 @@ impl BfloatConv {
         self.threads * self.scratch()
     }
 
-    /// Pixels of each part of a sample, of which moments are taken together: its rows.
+    /// Pixels of each part of a sample, of which moments are taken together: those of a row that share their taps.
     pub fn parts(&self) -> Vec<usize> {
-        vec![self.target.1; self.target.0]
+        let of_a_row = self.phases.iter().filter(|phase| phase.first.0 == 0).map(|phase| phase.count.1);
+        let of_a_row: Vec<usize> = of_a_row.collect();
+        of_a_row.repeat(self.target.0)
     }
 
     /// Computes the whole output, by a filter that [`Filter::write`] has written.
     pub fn run(&self, kernels: BfloatKernels, operands: &Operands) {
-        let bands = self.target.0.div_ceil(self.band);
+        let bands = self.rows.results.div_ceil(self.band);
         (0..self.batch * bands).into_par_iter().with_max_len(1).for_each(|task| {
             let (sample, first) = (task / bands, task % bands * self.band);
-            let rows = first..(first + self.band).min(self.target.0);
+            let rows = first..(first + self.band).min(self.rows.results);
             let thread = rayon::current_thread_index().unwrap_or(0);
             assert!(thread < self.threads, "a program runs on the threads of its device");
             let scratch = operands.workspace.pointer(thread * self.scratch(), self.scratch());
@@ -230,25 +330,33 @@ impl BfloatConv {
         rows: &Range<usize>,
         to: *mut bf16,
     ) {
-        let normed = operands.normed.map(|normed| (normed.rows(sample), normed.relu));
-        let ((height, width), Conv { stride, padding, .. }) = (self.size, self.conv);
-        let (lanes, depth, columns) = (padded(self.filter.inputs), self.filter.depth(), self.columns());
-        for row in 0..self.rows(rows.len()) {
+        let (height, width) = self.size;
+        let (channels, pitch, wide) = (padded(self.filter.inputs), self.filter.pitch(), self.wide());
+        let (before, pixels) = (self.columns.before, width.div_ceil(self.columns.apart));
+        let packing = Packing {
+            norm: operands.normed.map(|normed| (normed.rows(sample), normed.relu)),
+            channels,
+            apart: channels * self.columns.apart,
+            depth: self.filter.depth(),
+            split: self.filter.split,
+        };
+        for row in 0..self.rows.read_by(rows.len()) {
             // SAFETY: this thread's rounded rows.
-            let pixels = unsafe { to.add(row * columns * depth) };
-            let clear = |from: usize, to: usize| {
+            let to = unsafe { to.add(row * wide * pitch) };
+            let clear = |from: usize, end: usize| {
                 // SAFETY: a part of the row.
-                unsafe { pixels.add(from * depth).write_bytes(0, (to - from) * depth) };
+                unsafe { to.add(from * pitch).write_bytes(0, (end - from) * pitch) };
             };
-            let Some(y) = (rows.start * stride + row).checked_sub(padding).filter(|&y| y < height) else {
-                clear(0, columns);
+            let y = ((rows.start * self.rows.step + row) * self.rows.apart).checked_sub(self.rows.before);
+            let Some(y) = y.filter(|&y| y < height) else {
+                clear(0, wide);
                 continue;
             };
-            let from = operands.source.pointer((sample * height + y) * width * lanes, width * lanes);
-            clear(0, padding);
+            let from = operands.source.pointer((sample * height + y) * width * channels, width * channels);
+            clear(0, before);
             // SAFETY: the source was just checked, and the row is as long as the map with its padding.
-            unsafe { kernels.pack(from, normed, lanes, (pixels.add(padding * depth), depth), width) };
-            clear(padding + width, columns);
+            unsafe { kernels.pack(&packing, from, to.add(before * pitch), pixels) };
+            clear(before + pixels, wide);
         }
     }
 
@@ -262,68 +370,121 @@ impl BfloatConv {
         sums: *mut f32,
     ) {
         let Filter { chunk, chunks, .. } = self.filter;
-        let (depth, taps, width) = (self.filter.depth(), self.filter.taps(), panel.width);
+        let (pitch, lanes) = (self.filter.pitch(), panel.width);
         let filter = operands.filter.pointer(0, self.filter.len()).cast::<bf16>().cast_const();
-        for part in 0..chunks {
-            for row in 0..rows.len() {
-                let last = part + 1 == chunks;
+        let row = self.rows.step * self.wide() * pitch;
+        for (first, phase) in
+            rows.clone().step_by(self.group).flat_map(|first| self.phases.iter().map(move |phase| (first, phase)))
+        {
+            let some = first..(first + self.group).min(rows.end).min(phase.count.0);
+            if some.is_empty() {
+                continue;
+            }
+            for together in 0..chunks {
                 // SAFETY: the filter's memory and the thread's rounded rows hold all that taps of whole tiles of columns
                 // read, and the sums what those write.
                 unsafe {
-                    let left = filter.add(panel.start * self.filter.terms() + part * taps * chunk * width);
-                    let right = rounded.add(row * self.conv.stride * self.columns() * depth + part * chunk);
-                    let sums = sums.add(if chunks > 1 { row * self.sums_row() } else { 0 });
-                    let (size, column) = ((width, self.target.1, chunk), self.conv.stride * depth);
-                    kernels.sums(part > 0, size, &self.runs, left, (right, column), sums);
-                    if last {
-                        self.finish((operands, sample), panel, rows.start + row, sums);
+                    let left =
+                        panel.start * self.filter.terms() + together * self.filter.run(self.filter.taps(), 0) * lanes;
+                    let right = Columns {
+                        first: rounded.add((first - rows.start) * row + together * chunk),
+                        column: self.columns.step * pitch,
+                        row,
+                        count: (some.len(), phase.count.1),
+                    };
+                    let (adds, depth, left, runs) = (together > 0, chunk, filter.add(left), &phase.runs);
+                    kernels.sums(&Product { adds, lanes, depth, runs, left, right, sums });
+                }
+            }
+            // SAFETY: this task alone makes these lanes of these rows.
+            unsafe { self.finish((operands, sample), (panel, phase), some, sums) };
+        }
+    }
+
+    /// Puts a panel's sums of a phase's rows where they belong, with bias and ReLU, and takes their moments.
+    ///
+    /// # Safety
+    /// The sums are this task's, as are these lanes of the rows.
+    unsafe fn finish(
+        &self,
+        (operands, sample): (&Operands, usize),
+        (Panel { start, width }, phase): (Panel, &Phase),
+        rows: Range<usize>,
+        sums: *mut f32,
+    ) {
+        let lanes = padded(self.filter.outputs);
+        let kept = width.min(lanes - start);
+        let (columns, apart) = (phase.count.1, self.step.1 * lanes);
+        let bias = operands.bias.map(|bias| bias.pointer(start, kept).cast_const());
+        for (index, row) in rows.enumerate() {
+            let row = phase.first.0 + row * self.step.0;
+            let first = ((sample * self.target.0 + row) * self.target.1 + phase.first.1) * lanes;
+            let target = operands.target.pointer(first, (columns - 1) * apart + lanes);
+            // SAFETY: the sums of this row of the phase.
+            let sums = unsafe { sums.add(index * columns.next_multiple_of(COLUMNS) * width) };
+            // SAFETY: the caller's promise.
+            unsafe {
+                let (from, to) = ((sums, width), (target.add(start), apart));
+                let keeps = operands.moments.is_some() && (bias.is_some() || self.relu);
+                let passes = self.step.1 == 1 && is_better_passed(operands.target.len());
+                let row = FinishRow { columns, lanes: kept, from, to, bias, relu: self.relu, keeps, passes };
+                pulp::Arch::new().dispatch(row);
+            }
+            if let Some(moments) = &operands.moments {
+                let part = row * self.step.1.min(self.target.1) + phase.first.1;
+                // SAFETY: as above.
+                unsafe { moments.take_from((sums, width), (sample, part), columns, start..start + kept) };
+            }
+        }
+    }
+}
+
+/// A row of results of a panel.
+struct FinishRow {
+    columns: usize,
+    lanes: usize,
+    /// The first sum, and the first number that is made, with the numbers from one pixel to the next.
+    from: (*mut f32, usize),
+    to: (*mut f32, usize),
+    bias: Option<*const f32>,
+    relu: bool,
+    /// Whether the sums, too, become what is made of them.
+    keeps: bool,
+    /// Whether results are written past the caches.
+    passes: bool,
+}
+
+impl WithSimd for FinishRow {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        for column in 0..self.columns {
+            for lane in (0..self.lanes).step_by(S::F32_LANES) {
+                let left = self.lanes - lane;
+                // SAFETY: whoever made this row says that its sums are readable, and writable if they are kept; the results,
+                // writable; the bias, if there is one, readable. Nobody else touches them meanwhile.
+                unsafe {
+                    let from = self.from.0.add(column * self.from.1 + lane);
+                    let to = self.to.0.add(column * self.to.1 + lane);
+                    let mut y = load(simd, from, left);
+                    if let Some(bias) = self.bias {
+                        y = simd.add_f32s(y, load(simd, bias.add(lane), left));
+                    }
+                    if self.relu {
+                        y = rectified(simd, y);
+                    }
+                    if self.keeps {
+                        store(simd, from, left, y);
+                    }
+                    if !(self.passes && left >= S::F32_LANES && pass::<S>(to, y)) {
+                        store(simd, to, left, y);
                     }
                 }
             }
         }
-    }
-
-    /// Puts a row of a panel's sums where it belongs, with bias and ReLU.
-    ///
-    /// # Safety
-    /// The sums are this task's, as are these lanes of the row.
-    unsafe fn finish(
-        &self,
-        (operands, sample): (&Operands, usize),
-        Panel { start, width }: Panel,
-        row: usize,
-        sums: *const f32,
-    ) {
-        let (lanes, columns) = (padded(self.filter.outputs), self.target.1);
-        let kept = width.min(lanes - start);
-        let first = (sample * self.target.0 + row) * columns * lanes;
-        let target = operands.target.pointer(first, columns * lanes);
-        let bias = operands.bias.map(|bias| bias.pointer(start, kept).cast_const());
-        vectorised(
-            #[inline(always)]
-            || {
-                for lane in (0..kept).step_by(VECTOR) {
-                    // SAFETY: the caller's promise; nobody writes the bias.
-                    unsafe {
-                        let bias = bias.map_or([0.0; VECTOR], |bias| load(bias.add(lane)));
-                        let (from, to) = (sums.add(lane), target.add(start + lane));
-                        for pixel in 0..columns {
-                            let mut y = load(from.add(pixel * width));
-                            for i in 0..VECTOR {
-                                y[i] += bias[i];
-                            }
-                            if self.relu {
-                                relu(&mut y);
-                            }
-                            store(to.add(pixel * lanes), y);
-                        }
-                    }
-                }
-            },
-        );
-        if let Some(moments) = &operands.moments {
-            let first = (sample * self.target.0 + row) * columns;
-            moments.take(operands.target, (sample, row), (first, columns), start..start + kept);
+        if self.passes {
+            end_passing();
         }
     }
 }
@@ -334,20 +495,26 @@ mod tests {
     use super::super::bfloat::{BfloatSet, sets_to_test};
     use super::super::layout::{pack, storage};
     use super::super::memory::Arena;
+    use super::super::ops::conv::axes;
     use super::*;
+    use crate::ops::{Conv, TransposedConv};
     use crate::program::Span;
 
     /// A convolution's results by a set.
-    fn results(set: BfloatSet, conv: &Conv, maps: Shape, filter: Shape, outputs: usize) -> Vec<f32> {
-        let kept = Filter::of(filter).unwrap();
-        let bound = BfloatConv::new(conv, (maps, kept.clone()), false, 1);
+    fn results(set: BfloatSet, op: &Op, maps: Shape, filter: Shape, split: bool) -> Vec<f32> {
+        let kept = Filter::of(op, filter, split).unwrap();
         let Shape::Maps { batch, .. } = maps else { unreachable!() };
-        let made = Shape::maps(batch, outputs, bound.target.0, bound.target.1);
+        let made = op.operator().infer(&[maps, filter]).unwrap()[0];
+        let bound = BfloatConv::new(&axes(op, maps, filter), batch, kept.clone(), false, 1);
         let lens = [storage(maps), kept.len(), storage(made), bound.workspace()];
         let arena = Arena::new(lens.iter().sum()).unwrap();
         let span = |index: usize| Span { offset: lens[..index].iter().sum(), len: lens[index] };
         let [source, weights, target, workspace] = [0, 1, 2, 3].map(|index| arena.region(span(index)));
-        let whole = |len: usize, step: usize| (0..len).map(|i| (i * step % 9) as f32 - 4.0).collect::<Vec<_>>();
+        // Of a split number neither part is zero.
+        let whole = |len: usize, step: usize| {
+            let number = |i: usize| (i * step % 9) as f32 - 4.0;
+            (0..len).map(|i| number(i) * if split { 1.0 + 2f32.powi(-9) } else { 1.0 }).collect::<Vec<_>>()
+        };
         // SAFETY: nobody else has the arena.
         unsafe { pack(maps, &whole(maps.elements(), 5), source.slice_mut(0, source.len())) };
         kept.write(&whole(filter.elements(), 7), weights);
@@ -361,19 +528,24 @@ mod tests {
 
     #[test]
     fn all_sets_give_the_same_results_of_whole_numbers() {
-        for (inputs, outputs, (height, width), kernel, stride, dilation) in [
-            (16, 24, (9, 20), 3, 1, 1),
-            (40, 72, (7, 18), 3, 2, 1),
-            (136, 80, (12, 5), 3, 1, 3),
-            (160, 16, (4, 33), 1, 1, 1),
+        let conv =
+            |kernel: usize, stride, dilation| Op::from(Conv { stride, padding: dilation * (kernel / 2), dilation });
+        for (op, inputs, outputs, (height, width), kernel, split) in [
+            (conv(3, 1, 1), 16, 24, (9, 20), 3, false),
+            (conv(3, 2, 1), 40, 72, (7, 18), 3, false),
+            (conv(3, 1, 3), 136, 80, (12, 5), 3, false),
+            (conv(1, 1, 1), 160, 16, (4, 33), 1, false),
+            (conv(1, 2, 1), 160, 16, (5, 33), 1, false),
+            (conv(3, 1, 1), 72, 40, (6, 19), 3, true),
+            (TransposedConv { stride: 2, padding: 1, output_padding: 1 }.into(), 40, 24, (7, 18), 3, false),
         ] {
-            let conv = Conv { stride, padding: dilation * (kernel / 2), dilation };
-            let filter = Shape::Filter { outputs, inputs, height: kernel, width: kernel };
-            let by = |set| results(set, &conv, Shape::maps(2, inputs, height, width), filter, outputs);
+            let (first, second) = if matches!(op, Op::Conv(_)) { (outputs, inputs) } else { (inputs, outputs) };
+            let filter = Shape::Filter { outputs: first, inputs: second, height: kernel, width: kernel };
+            let by = |set| results(set, &op, Shape::maps(2, inputs, height, width), filter, split);
             let expected = by(BfloatSet::Portable);
             assert!(expected.iter().any(|&x| x != 0.0));
             for set in sets_to_test() {
-                assert!(by(set) == expected, "{}: {inputs} to {outputs}", set.name());
+                assert!(by(set) == expected, "{}: {op:?} of {inputs} to {outputs}", set.name());
             }
         }
     }

@@ -1,7 +1,7 @@
 //! The most that this processor can do on the device's threads: fused multiply-adds in registers, or products of bfloat16 from
 //! the first-level cache, and a copy.
 
-use super::bfloat::{BfloatKernels, COLUMNS, Run};
+use super::bfloat::{BfloatKernels, Columns, Product, Run};
 use crate::device::Ceilings;
 use half::bf16;
 use pulp::{Simd, WithSimd};
@@ -27,23 +27,22 @@ pub(super) fn measure(pool: &ThreadPool, bfloat: Option<BfloatKernels>) -> Ceili
 }
 
 /// Lanes, columns and terms of a product of bfloat16, and how often it is added: operands stay in the first-level cache.
-const PRODUCT: (usize, usize, usize) = (64, 36, 64);
+const PRODUCT: (usize, usize, usize) = (32, 96, 64);
 const PRODUCTS: usize = 64;
 const CALLS: usize = 200;
 
 fn products(pool: &ThreadPool, kernels: BfloatKernels) -> f64 {
     let (lanes, columns, depth) = PRODUCT;
-    let whole = columns.next_multiple_of(COLUMNS);
     let runs = [Run { left: 0, right: 0 }; PRODUCTS];
     let time = best(|| {
         pool.broadcast(|_| {
-            let (left, right) = (vec![bf16::ONE; depth * lanes], vec![bf16::ONE; whole * depth]);
-            let mut sums = vec![0.0; whole * lanes];
+            let (a, b) = (vec![bf16::ONE; depth * lanes], vec![bf16::ONE; columns * depth]);
+            let right = Columns { first: b.as_ptr(), column: depth, row: 0, count: (1, columns) };
+            let mut sums = vec![0.0; right.of_a_row() * lanes];
+            let (left, to) = (a.as_ptr(), sums.as_mut_ptr());
             for _ in 0..CALLS {
-                // SAFETY: the vectors have these sizes, for whole tiles of columns.
-                unsafe {
-                    kernels.sums(false, PRODUCT, &runs, left.as_ptr(), (right.as_ptr(), depth), sums.as_mut_ptr())
-                };
+                // SAFETY: the vectors have these sizes, and the columns are whole tiles.
+                unsafe { kernels.sums(&Product { adds: false, lanes, depth, runs: &runs, left, right, sums: to }) };
             }
             black_box(sums);
         });

@@ -5,11 +5,11 @@
 //! per output phase. Pixels are read from the map where they lie (no im2col): neighbouring taps of an undilated kernel
 //! are neighbours in NHWC memory and form one long sum; blocks at the edges leave out the taps that fall outside.
 
+use super::axis::{Axis, Phase, Tap};
 use super::layout::{Panel, padded, panels};
 use super::memory::Region;
 use super::microkernel::{MicroKernels, Operand};
 use super::operands::Operands;
-use crate::ops::Conv;
 use rayon::prelude::*;
 
 /// Output pixels computed together; a multiple of every tile's columns.
@@ -18,84 +18,6 @@ const BLOCK: usize = 12;
 const TERMS: usize = 192;
 /// Numbers of input and output that a band of rows may touch, so that it stays in the second-level cache.
 const BAND: usize = 192 * 1024;
-
-/// One kernel row (or column) as an output phase sees it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Tap {
-    /// Its place in the filter's memory.
-    place: usize,
-    /// Input position minus `source_step` times the position within the phase.
-    offset: isize,
-}
-
-/// Output positions `first, first + step, ...` that share their taps.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Phase {
-    first: usize,
-    taps: Vec<Tap>,
-}
-
-/// How rows (or columns) of the output depend on those of the input.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Axis {
-    source: usize,
-    target: usize,
-    /// From one position of a phase to the next, in output pixels.
-    step: usize,
-    /// From one position of a phase to the next, in input pixels.
-    source_step: usize,
-    phases: Vec<Phase>,
-    /// For each place in the filter's memory, the kernel row (or column) that lies there.
-    pub order: Vec<usize>,
-}
-
-impl Axis {
-    /// A convolution from `source` to `target` positions.
-    pub fn forward(conv: &Conv, kernel: usize, source: usize, target: usize) -> Axis {
-        let offset = |u: usize| (u * conv.dilation) as isize - conv.padding as isize;
-        let taps = (0..kernel).map(|u| Tap { place: u, offset: offset(u) }).collect();
-        let phases = vec![Phase { first: 0, taps }];
-        Axis { source, target, step: 1, source_step: conv.stride, phases, order: (0..kernel).collect() }
-    }
-
-    /// A convolution run backwards, from `source` positions of its output to `target` positions of its input. Taps of
-    /// a phase lie in the order of their offsets, so that neighbours form long sums again.
-    pub fn backward(conv: &Conv, kernel: usize, source: usize, target: usize) -> Axis {
-        let mut order = Vec::new();
-        let mut phases = Vec::new();
-        for first in 0..conv.stride.min(target) {
-            let mut taps: Vec<(isize, usize)> = (0..kernel)
-                .filter_map(|u| {
-                    let distance = (first + conv.padding) as isize - (u * conv.dilation) as isize;
-                    (distance.rem_euclid(conv.stride as isize) == 0)
-                        .then(|| (distance.div_euclid(conv.stride as isize), u))
-                })
-                .collect();
-            taps.sort_unstable();
-            let place = order.len();
-            order.extend(taps.iter().map(|&(_, u)| u));
-            let taps = taps.iter().enumerate().map(|(i, &(offset, _))| Tap { place: place + i, offset }).collect();
-            phases.push(Phase { first, taps });
-        }
-        // Kernel positions that no output reaches still have a place.
-        let unused: Vec<usize> = (0..kernel).filter(|u| !order.contains(u)).collect();
-        order.extend(unused);
-        Axis { source, target, step: conv.stride, source_step: 1, phases, order }
-    }
-
-    fn positions(&self, phase: &Phase) -> usize {
-        (self.target - phase.first).div_ceil(self.step)
-    }
-
-    /// Of `range`, the positions whose tap at `offset` lies inside the source.
-    fn inside(&self, offset: isize, range: std::ops::Range<usize>) -> std::ops::Range<usize> {
-        let step = self.source_step as isize;
-        let first = (-offset + step - 1).div_euclid(step).max(0) as usize;
-        let last = (self.source as isize - 1 - offset).div_euclid(step) + 1;
-        let end = range.end.min(last.max(0) as usize);
-        range.start.max(first).min(end)..end
-    }
-}
 
 /// Neighbouring taps over neighbouring output columns: one matrix product a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -351,6 +273,7 @@ impl Correlation {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ops::Conv;
 
     fn covered(axis: &Axis) -> Vec<Vec<usize>> {
         let mut places = vec![Vec::new(); axis.target];

@@ -10,9 +10,9 @@ use crate::graph::Shape;
 use crate::ops::Op;
 use crate::program::Step;
 
-/// How many convolutions from the input on, of a network that has as many again behind them, are computed in float32 in any
-/// case: the stem's, the first encoder's and those of the second's first block. Rounded to bfloat16 they would be most of what
-/// the logits of a network with random weights are off by: 3.4 % with them, 1.3 to 1.7 % without, at w = 64.
+/// How many convolutions from the input on, of a network that has as many again behind them, are not rounded: the stem's, the
+/// first encoder's and those of the second's first block. Rounded to bfloat16 they would be most of what the logits of a network
+/// with random weights are off by: 3.4 % with them, 1.3 to 1.7 % without, at w = 64.
 const EARLY: usize = 9;
 
 /// Whether what a step rounds would go through nearly all of a network.
@@ -25,26 +25,32 @@ fn is_early(step: &Step) -> bool {
 pub(super) enum Kept {
     /// Transformed, for fewer multiplications.
     Transformed(Tile),
-    /// Rounded to bfloat16, in the order that products take it.
+    /// Rounded to bfloat16, or split into two numbers of it, in the order that products take it.
     Rounded(bfloat_conv::Filter),
 }
 
 impl Kept {
     /// How a step keeps its filter, unless it is as it is given; where products are to be of bfloat16, by which instructions.
     pub fn of(step: &Step, inputs: &[Shape], bfloat: Option<BfloatSet>) -> Option<Kept> {
-        let Op::Conv(conv) = &step.op else { return None };
-        if !step.filter_is_its_own || is_by_rows(conv, inputs) {
+        if !step.filter_is_its_own {
             return None;
         }
-        let tile = Tile::of(conv, inputs[0], inputs[1]);
-        // AVX-512 multiplies twice as much of bfloat16: less than the larger tile saves, more than the smaller one.
-        let is_rounded = match bfloat {
-            None => false,
-            Some(BfloatSet::Avx512) => tile != Some(Tile::Four) && !is_early(step),
-            Some(BfloatSet::Amx | BfloatSet::Portable) => !is_early(step),
+        let tile = match &step.op {
+            Op::Conv(conv) if is_by_rows(conv, inputs) => return None,
+            Op::Conv(conv) => Tile::of(conv, inputs[0], inputs[1]),
+            _ => None,
         };
-        let rounded = bfloat_conv::Filter::of(inputs[1]).filter(|_| is_rounded).map(Kept::Rounded);
-        rounded.or(tile.filter(|_| !is_rounded).map(Kept::Transformed))
+        let split = is_early(step);
+        let is_of_bfloat = match bfloat {
+            None => false,
+            // Twice as quick as products of float32: less than the larger tile saves, more than the smaller one, and no gain
+            // where there are three for one.
+            Some(BfloatSet::Avx512) => tile != Some(Tile::Four) && !split,
+            // Sixteen times as quick.
+            Some(BfloatSet::Amx | BfloatSet::Portable) => true,
+        };
+        let rounded = bfloat_conv::Filter::of(&step.op, inputs[1], split).filter(|_| is_of_bfloat);
+        rounded.map(Kept::Rounded).or(tile.map(Kept::Transformed))
     }
 
     /// Room that it takes, in float32 numbers.
@@ -67,7 +73,8 @@ impl Kept {
     pub fn error_bound(&self, filter: Shape) -> Option<f64> {
         match self {
             Kept::Transformed(tile) => tile.error_bound(filter),
-            Kept::Rounded(_) => None,
+            // Of either operand up to 2^-17 is lost, and of the product as much as the smallest of the four.
+            Kept::Rounded(rounded) => rounded.is_split().then_some(2f64.powi(-15)),
         }
     }
 
@@ -75,6 +82,7 @@ impl Kept {
     pub fn precision(&self) -> Precision {
         match self {
             Kept::Transformed(_) => Precision::Float32,
+            Kept::Rounded(rounded) if rounded.is_split() => Precision::Float32,
             Kept::Rounded(_) => Precision::BFloat16,
         }
     }

@@ -4,6 +4,7 @@
 //! allocated while a program runs, and results have the same bits from run to run whatever the number of threads:
 //! every sum is divided and ordered by shapes alone.
 
+mod axis;
 mod bfloat;
 mod bfloat_conv;
 mod cache;
@@ -12,6 +13,7 @@ mod correlate;
 mod correlate_filters;
 mod elementwise;
 mod kept;
+mod lanes;
 mod layout;
 mod memory;
 mod microkernel;
@@ -355,7 +357,7 @@ impl Session for CpuSession {
             let name = &self.program.value(value).name;
             let how = match kept {
                 Kept::Transformed(_) => "transformed, for fewer multiplications",
-                Kept::Rounded(_) => "rounded to bfloat16",
+                Kept::Rounded(_) => "in bfloat16",
             };
             return Err(Error::Request(format!("{name} is kept {how}; read it where it came from")));
         }

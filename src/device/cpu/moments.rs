@@ -52,27 +52,38 @@ impl Moments {
     }
 
     /// Takes those of some lanes of a part, `pixels` that lie side by side from pixel `first` of all samples on.
-    pub fn take(
-        &self,
-        maps: Region,
-        (sample, part): (usize, usize),
-        (first, pixels): (usize, usize),
-        some: Range<usize>,
-    ) {
+    pub fn take(&self, maps: Region, part: (usize, usize), (first, pixels): (usize, usize), some: Range<usize>) {
         let lanes = padded(self.channels);
         let from = maps.pointer(first * lanes, pixels * lanes).cast_const();
+        // SAFETY: the pixels were just checked; this task alone writes them, and has.
+        unsafe { self.take_from((from.add(some.start), lanes), part, pixels, some) };
+    }
+
+    /// Takes those of some lanes of a part, a sample's, whose pixels lie wherever: the first pixel's first of these lanes, and
+    /// the numbers from a pixel to the next.
+    ///
+    /// # Safety
+    /// The lanes of all pixels are readable and nobody writes them meanwhile.
+    pub unsafe fn take_from(
+        &self,
+        (from, apart): (*const f32, usize),
+        (sample, part): (usize, usize),
+        pixels: usize,
+        some: Range<usize>,
+    ) {
         let [mean_row, m2_row] = self.rows(sample, part);
         vectorised(
             #[inline(always)]
             || {
-                for lane in some.step_by(VECTOR) {
-                    // SAFETY: all ranges were just checked; this task alone writes these lanes of its part's rows.
+                for lane in some.clone().step_by(VECTOR) {
+                    // SAFETY: the caller's promise; this task alone writes these lanes of its part's rows.
                     unsafe {
-                        let pivot = load(from.add(lane));
+                        let from = from.add(lane - some.start);
+                        let pivot = load(from);
                         let (mut mean, mut m2) = ([0.0; VECTOR], [0.0; VECTOR]);
                         for block in (0..pixels).step_by(BLOCK) {
                             let more = BLOCK.min(pixels - block);
-                            let found = block_moments(from.add(block * lanes + lane), lanes, more, pivot);
+                            let found = block_moments(from.add(block * apart), apart, more, pivot);
                             (mean, m2) = merged((mean, m2), block as f32, found, more as f32);
                         }
                         store(mean_row.add(lane), std::array::from_fn(|i| pivot[i] + mean[i]));

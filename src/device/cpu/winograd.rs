@@ -10,6 +10,7 @@
 //! a processor fuses multiply and add.
 
 use super::cache;
+use super::lanes::{load, rectified, store};
 use super::layout::{Panel, padded, panels, storage};
 use super::memory::Region;
 use super::microkernel::{MicroKernels, Operand};
@@ -476,38 +477,6 @@ struct Block {
     lanes: usize,
 }
 
-/// Reads a vector, or the `left` numbers that are left of one.
-///
-/// # Safety
-/// They are readable and nobody writes them meanwhile.
-#[inline(always)]
-unsafe fn load<S: Simd>(simd: S, from: *const f32, left: usize) -> S::f32s {
-    // SAFETY: the caller's promise.
-    unsafe {
-        if left >= S::F32_LANES {
-            from.cast::<S::f32s>().read_unaligned()
-        } else {
-            simd.partial_load_f32s(std::slice::from_raw_parts(from, left))
-        }
-    }
-}
-
-/// Writes a vector, or the `left` numbers that are left of one.
-///
-/// # Safety
-/// They are writable and nobody else touches them meanwhile.
-#[inline(always)]
-unsafe fn store<S: Simd>(simd: S, to: *mut f32, left: usize, vector: S::f32s) {
-    // SAFETY: the caller's promise.
-    unsafe {
-        if left >= S::F32_LANES {
-            to.cast::<S::f32s>().write_unaligned(vector);
-        } else {
-            simd.partial_store_f32s(std::slice::from_raw_parts_mut(to, left), vector);
-        }
-    }
-}
-
 /// The numbers of a row of which all that a tile has are written; to clear them first would take as long as the transform.
 ///
 /// # Safety
@@ -520,13 +489,6 @@ unsafe fn written<S: Simd, P: Points>(simd: S, row: &[MaybeUninit<S::f32s>; MOST
         *number = unsafe { written.assume_init() };
     }
     numbers
-}
-
-/// `max(x, 0)`; NaN stays.
-#[inline(always)]
-fn rectified<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
-    let zero = simd.splat_f32s(0.0);
-    simd.select_f32s(simd.less_than_f32s(x, zero), zero, x)
 }
 
 /// `B^T d B` of every tile of a block.

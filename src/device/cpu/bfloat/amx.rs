@@ -3,7 +3,7 @@
 //! Nothing that a compiler makes uses tiles unless it is told to, which this program's is not, so they keep their
 //! contents from one statement of assembly to the next.
 
-use super::{COLUMNS, Run};
+use super::{COLUMNS, Product};
 use core::arch::asm;
 use half::bf16;
 use std::sync::OnceLock;
@@ -189,71 +189,56 @@ const fn configuration(terms: usize) -> tile::Configuration {
 static WHOLE: tile::Configuration = configuration(TERMS);
 static HALF: tile::Configuration = configuration(TERMS / 2);
 
-/// One product, its right operand and its sums starting at the block at hand.
-#[derive(Clone, Copy)]
-struct Product<'a> {
-    adds: bool,
-    lanes: usize,
-    depth: usize,
-    /// Terms of a row of a tile.
-    terms: usize,
-    runs: &'a [Run],
-    left: *const bf16,
-    right: *const bf16,
-    column: usize,
-    sums: *mut f32,
-}
-
 /// As [`super::BfloatKernels::sums`]. Every call configures tiles and releases them, so that no thread keeps any for
 /// whatever it runs next; many columns are worth more than many calls.
 ///
+/// Two tiles of columns meet two of lanes, so that each is read once for two products. The columns may be those of two rows:
+/// rows of a small map have one tile each. What all columns read of the left operand stays in the first-level cache.
+///
 /// # Safety
 /// As there.
-pub(super) unsafe fn sums(
-    adds: bool,
-    (lanes, columns, depth): (usize, usize, usize),
-    runs: &[Run],
-    left: *const bf16,
-    (right, column): (*const bf16, usize),
-    sums: *mut f32,
-) {
-    let (terms, configuration) = if depth < TERMS { (TERMS / 2, &HALF) } else { (TERMS, &WHOLE) };
+pub(super) unsafe fn sums(product: &Product) {
+    let Product { lanes, right, sums, .. } = *product;
+    let configuration = if product.depth < TERMS { &HALF } else { &WHOLE };
     // SAFETY: the caller's promise; only this function configures tiles, and it calls nobody who would.
     let _configured = unsafe { tile::Configured::new(configuration) };
-    let tiles = columns.div_ceil(COLUMNS);
-    for first in (0..tiles).step_by(2) {
-        for lane in (0..lanes).step_by(2 * LANES) {
+    let of_a_row = right.of_a_row() / COLUMNS;
+    let tiles = right.count.0 * of_a_row;
+    // SAFETY: the caller's promise covers these columns.
+    let start = |tile: usize| unsafe {
+        right.first.add(tile / of_a_row * right.row + tile % of_a_row * COLUMNS * right.column)
+    };
+    for lane in (0..lanes).step_by(2 * LANES) {
+        for first in (0..tiles).step_by(2) {
             // SAFETY: the caller's promise covers these columns and lanes; the tiles are configured for them.
             unsafe {
-                let product = Product {
-                    adds,
-                    lanes,
-                    depth,
-                    terms,
-                    runs,
-                    left: left.add(lane * 2),
-                    right: right.add(first * COLUMNS * column),
-                    column,
-                    sums: sums.add(first * COLUMNS * lanes + lane),
-                };
+                let sums = sums.add(first * COLUMNS * lanes + lane);
+                let right = (start(first), start((first + 1).min(tiles - 1)));
                 match (first + 1 < tiles, lane + LANES < lanes) {
-                    (false, false) => block::<1, 1>(product),
-                    (false, true) => block::<1, 2>(product),
-                    (true, false) => block::<2, 1>(product),
-                    (true, true) => block::<2, 2>(product),
+                    (false, false) => block::<1, 1>(product, lane, right, sums),
+                    (false, true) => block::<1, 2>(product, lane, right, sums),
+                    (true, false) => block::<2, 1>(product, lane, right, sums),
+                    (true, true) => block::<2, 2>(product, lane, right, sums),
                 }
             }
         }
     }
 }
 
-/// The sums of one or two tiles' columns and lanes.
+/// The sums of one or two tiles' lanes from some lane on, and of one or two tiles' columns, which need not be neighbours;
+/// their sums are.
 ///
 /// # Safety
 /// All elements of them are readable and writable, and the tiles are configured, as in [`sums`].
-unsafe fn block<const COLUMN_TILES: usize, const LANE_TILES: usize>(product: Product) {
-    let Product { adds, lanes, depth, terms, runs, left, right, column, sums } = product;
-    let (left_stride, right_stride, sums_stride) = (lanes * 4, column * 2, lanes * 4);
+unsafe fn block<const COLUMN_TILES: usize, const LANE_TILES: usize>(
+    product: &Product,
+    lane: usize,
+    (first, second): (*const bf16, *const bf16),
+    sums: *mut f32,
+) {
+    let Product { adds, lanes, depth, runs, left, right, .. } = *product;
+    let terms = depth.min(TERMS);
+    let (left_stride, right_stride, sums_stride) = (lanes * 4, right.column * 2, lanes * 4);
     // SAFETY: the caller's promise, for each statement.
     unsafe {
         begin::<0>(adds, sums, sums_stride);
@@ -268,9 +253,8 @@ unsafe fn block<const COLUMN_TILES: usize, const LANE_TILES: usize>(product: Pro
         }
         for run in runs {
             for term in (0..depth).step_by(terms) {
-                let left = left.add((run.left + term) * lanes);
-                let right = right.add(run.right + term);
-                tile::load::<4, _>(right, right_stride);
+                let left = left.add((run.left + term) * lanes + lane * 2);
+                tile::load::<4, _>(first.add(run.right + term), right_stride);
                 tile::load::<6, _>(left, left_stride);
                 tile::multiply::<0, 4, 6>();
                 if LANE_TILES == 2 {
@@ -278,7 +262,7 @@ unsafe fn block<const COLUMN_TILES: usize, const LANE_TILES: usize>(product: Pro
                     tile::multiply::<1, 4, 7>();
                 }
                 if COLUMN_TILES == 2 {
-                    tile::load::<5, _>(right.add(COLUMNS * column), right_stride);
+                    tile::load::<5, _>(second.add(run.right + term), right_stride);
                     tile::multiply::<2, 5, 6>();
                 }
                 if COLUMN_TILES == 2 && LANE_TILES == 2 {

@@ -1,6 +1,6 @@
 //! Products of bfloat16 by AVX-512 BF16: an instruction multiplies 16 lanes' pairs of terms with one pair of a column.
 
-use super::{Norm, Run};
+use super::{Columns, Packing, Product};
 use core::arch::x86_64::*;
 use half::bf16;
 
@@ -15,7 +15,7 @@ pub(super) fn is_available() -> bool {
 }
 
 /// The sums of some vectors of lanes and some columns, held in registers.
-type Block = unsafe fn(bool, usize, &[Run], *const bf16, (*const bf16, usize), *mut f32);
+type Block = unsafe fn(&Product, *const bf16, *mut f32);
 
 /// Blocks of one number of vectors; `[n - 1]` works on `n` columns. At most 24 registers hold sums: the others are for
 /// the operands.
@@ -24,36 +24,29 @@ macro_rules! blocks {
 }
 static OF_16_LANES: [Block; 16] = blocks!(1: 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16);
 static OF_32_LANES: [Block; 12] = blocks!(2: 1 2 3 4 5 6 7 8 9 10 11 12);
-static OF_48_LANES: [Block; 8] = blocks!(3: 1 2 3 4 5 6 7 8);
-static OF_64_LANES: [Block; 6] = blocks!(4: 1 2 3 4 5 6);
 
 /// As [`super::BfloatKernels::sums`].
 ///
 /// # Safety
 /// As there.
-pub(super) unsafe fn sums(
-    adds: bool,
-    (lanes, columns, depth): (usize, usize, usize),
-    runs: &[Run],
-    left: *const bf16,
-    (right, column): (*const bf16, usize),
-    sums: *mut f32,
-) {
+pub(super) unsafe fn sums(product: &Product) {
+    let Product { lanes, right, sums, .. } = *product;
     let blocks: &[Block] = match lanes / LANES {
         1 => &OF_16_LANES,
         2 => &OF_32_LANES,
-        3 => &OF_48_LANES,
-        4 => &OF_64_LANES,
-        _ => unreachable!("lanes come in multiples of 16 up to 64"),
+        _ => unreachable!("lanes come in multiples of 16 up to 32"),
     };
     // Blocks of one width, or nearly: a narrow one has too few sums to keep the multipliers busy.
+    let (rows, columns) = right.count;
     let count = columns.div_ceil(blocks.len());
-    for index in 0..count {
-        let (first, end) = (columns * index / count, columns * (index + 1) / count);
-        // SAFETY: the caller's promise covers these columns.
-        unsafe {
-            let right = (right.add(first * column), column);
-            blocks[end - first - 1](adds, depth, runs, left, right, sums.add(first * lanes));
+    for row in 0..rows {
+        for index in 0..count {
+            let (first, end) = (columns * index / count, columns * (index + 1) / count);
+            // SAFETY: the caller's promise covers these columns.
+            unsafe {
+                let sums = sums.add((row * right.of_a_row() + first) * lanes);
+                blocks[end - first - 1](product, right.first.add(row * right.row + first * right.column), sums);
+            }
         }
     }
 }
@@ -63,14 +56,8 @@ pub(super) unsafe fn sums(
 /// # Safety
 /// All elements of them are readable and writable, as in [`sums`].
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-unsafe fn block<const VECTORS: usize, const COLUMNS: usize>(
-    adds: bool,
-    depth: usize,
-    runs: &[Run],
-    left: *const bf16,
-    (right, column): (*const bf16, usize),
-    sums: *mut f32,
-) {
+unsafe fn block<const VECTORS: usize, const COLUMNS: usize>(product: &Product, right: *const bf16, sums: *mut f32) {
+    let Product { adds, depth, runs, left, right: Columns { column, .. }, .. } = *product;
     let mut totals = [[_mm512_setzero_ps(); VECTORS]; COLUMNS];
     if adds {
         for (j, totals) in totals.iter_mut().enumerate() {
@@ -132,13 +119,8 @@ unsafe fn broadcast(from: *const bf16) -> __m512bh {
 /// # Safety
 /// As there.
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-pub(super) unsafe fn pack(
-    from: *const f32,
-    norm: Option<Norm>,
-    channels: usize,
-    (to, depth): (*mut bf16, usize),
-    pixels: usize,
-) {
+pub(super) unsafe fn pack(packing: &Packing, from: *const f32, to: *mut bf16, pixels: usize) {
+    let Packing { norm, channels, apart, depth, split } = *packing;
     for pixel in 0..pixels {
         for first in (0..depth).step_by(LANES) {
             let left = channels.saturating_sub(first).min(LANES);
@@ -146,7 +128,7 @@ pub(super) unsafe fn pack(
             // SAFETY: the caller's promise; what the mask leaves out is not read, and the address of a vector that is
             // left out whole is not used.
             unsafe {
-                let mut numbers = _mm512_maskz_loadu_ps(mask, from.wrapping_add(pixel * channels + first));
+                let mut numbers = _mm512_maskz_loadu_ps(mask, from.wrapping_add(pixel * apart + first));
                 if let Some((rows, relu)) = norm {
                     let [mean, scale, beta] = rows.map(|row| _mm512_maskz_loadu_ps(mask, row.wrapping_add(first)));
                     let away = _mm512_sub_ps(numbers, mean);
@@ -156,8 +138,19 @@ pub(super) unsafe fn pack(
                         numbers = _mm512_max_ps(_mm512_setzero_ps(), numbers);
                     }
                 }
+                let to = to.add(pixel * packing.pitch() + first);
                 let rounded: __m256i = std::mem::transmute(_mm512_cvtneps_pbh(numbers));
-                _mm256_storeu_si256(to.add(pixel * depth + first).cast(), rounded);
+                _mm256_storeu_si256(to.cast(), rounded);
+                if split {
+                    let wide = _mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(rounded));
+                    let finite = _mm512_cmpneq_epi32_mask(
+                        _mm512_and_si512(wide, _mm512_set1_epi32(i32::MAX)),
+                        _mm512_set1_epi32(f32::INFINITY.to_bits() as i32),
+                    );
+                    let rest = _mm512_maskz_sub_ps(finite, numbers, _mm512_castsi512_ps(wide));
+                    let rest: __m256i = std::mem::transmute(_mm512_cvtneps_pbh(rest));
+                    _mm256_storeu_si256(to.add(depth).cast(), rest);
+                }
             }
         }
     }

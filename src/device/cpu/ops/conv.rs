@@ -1,8 +1,9 @@
 //! Convolution, its gradients and transposed convolution on the CPU, all through the correlation engines.
 
+use super::super::axis::Axis;
 use super::super::bfloat::BfloatKernels;
-use super::super::bfloat_conv::BfloatConv;
-use super::super::correlate::{Axis, Correlation, SourceLayout};
+use super::super::bfloat_conv::{BfloatConv, Filter};
+use super::super::correlate::{Correlation, SourceLayout};
 use super::super::correlate_filters::FilterCorrelation;
 use super::super::kept::Kept;
 use super::super::layout::{Panel, padded, panels, storage};
@@ -15,7 +16,7 @@ use super::super::stencil::Stencil;
 use super::super::winograd::Winograd;
 use super::{Binding, Routine, maps};
 use crate::graph::Shape;
-use crate::ops::{Conv, ConvFilterGrad, ConvInputGrad, TransposedConv};
+use crate::ops::{Conv, ConvFilterGrad, ConvInputGrad, Op, TransposedConv};
 use rayon::prelude::*;
 
 fn filter(shape: Shape) -> (usize, usize, usize, usize) {
@@ -38,6 +39,22 @@ enum Way {
     Taps(Box<Correlation>),
 }
 
+/// How rows and columns of what a convolution, or a transposed one, makes depend on those that it reads.
+pub(in crate::device::cpu) fn axes(op: &Op, source: Shape, shape: Shape) -> (Axis, Axis) {
+    let ((_, _, height, width), (_, _, kernel_height, kernel_width)) = (maps(source), filter(shape));
+    let made = op.operator().infer(&[source, shape]).map(|made| maps(made[0]));
+    let (_, _, rows, columns) =
+        made.unwrap_or_else(|problem| unreachable!("the graph admits no such operands: {problem}"));
+    let both = |axis: &dyn Fn(usize, usize, usize) -> Axis| {
+        (axis(kernel_height, height, rows), axis(kernel_width, width, columns))
+    };
+    match op {
+        Op::Conv(conv) => both(&|kernel, source, made| Axis::forward(conv, kernel, source, made)),
+        Op::TransposedConv(op) => both(&|kernel, source, made| Axis::backward(&op.conv(), kernel, source, made)),
+        other => unreachable!("{other:?} is no convolution"),
+    }
+}
+
 /// What the ways compute with.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::device::cpu) struct Means {
@@ -49,28 +66,30 @@ pub(in crate::device::cpu) struct Means {
 impl Way {
     /// That of a convolution whose filter is kept in some way, or as it is.
     fn of(kept: Option<&Kept>, conv: &Conv, shapes: (Shape, Shape), relu: bool, means: Means) -> Way {
-        let Means { kernels, bfloat, threads } = means;
+        let Means { kernels, threads, .. } = means;
+        let op = Op::from(*conv);
         match kept {
             Some(Kept::Transformed(tile)) => {
                 return Way::Tiles(Box::new(Winograd::new(*tile, kernels, conv, shapes, relu, threads)));
             }
-            Some(Kept::Rounded(filter)) => {
-                let rounded = BfloatConv::new(conv, (shapes.0, filter.clone()), relu, threads);
-                return Way::Rounded(Box::new(rounded), bfloat);
-            }
+            Some(Kept::Rounded(filter)) => return Way::rounded(filter, &op, shapes, relu, means),
             None => {}
         }
         if let Some(stencil) = Stencil::of_maps(conv, shapes, relu, threads) {
             return Way::Rows(stencil, kernels.set);
         }
-        let (batch, channels, height, width) = maps(shapes.0);
-        let (outputs, _, kernel_height, kernel_width) = filter(shapes.1);
-        let made = |source, kernel| conv.output_size(source, kernel).unwrap_or(0);
-        let (rows, columns) = (made(height, kernel_height), made(width, kernel_width));
-        let axes =
-            (Axis::forward(conv, kernel_height, height, rows), Axis::forward(conv, kernel_width, width, columns));
+        let (batch, channels, _, _) = maps(shapes.0);
+        let (outputs, _, _, _) = filter(shapes.1);
         let layout = SourceLayout { planes: 1, depth: padded(channels) };
+        let axes = axes(&op, shapes.0, shapes.1);
         Way::Taps(Box::new(Correlation::new(kernels, batch, layout, outputs, axes, relu)))
+    }
+
+    /// That of a convolution, or a transposed one, by products of bfloat16.
+    fn rounded(filter: &Filter, op: &Op, (source, shape): (Shape, Shape), relu: bool, means: Means) -> Way {
+        let (batch, _, _, _) = maps(source);
+        let bound = BfloatConv::new(&axes(op, source, shape), batch, filter.clone(), relu, means.threads);
+        Way::Rounded(Box::new(bound), means.bfloat)
     }
 
     /// Numbers of scratch memory.
@@ -141,7 +160,11 @@ fn around(operands: &Operands, compute: impl FnOnce()) {
 
 pub(super) fn forward(conv: &Conv, binding: &Binding<'_>) -> Routine {
     let shapes = (binding.input_shapes[0], binding.input_shapes[1]);
-    let way = Way::of(binding.kept, conv, shapes, binding.epilogue.relu, binding.means);
+    by(Way::of(binding.kept, conv, shapes, binding.epilogue.relu, binding.means), binding)
+}
+
+/// The routine of a convolution that is computed in some way.
+fn by(way: Way, binding: &Binding<'_>) -> Routine {
     let operands = operands(binding, way.workspace(), || way.parts());
     assert!(operands.normed.is_none() || way.norms(), "a convolution that reads maps in place has no prologue");
     Box::new(move || around(&operands, || way.run(&operands)))
@@ -182,7 +205,13 @@ pub(super) fn input_grad(grad: &ConvInputGrad, binding: &Binding<'_>) -> Routine
 }
 
 pub(super) fn transposed(op: &TransposedConv, binding: &Binding<'_>) -> Routine {
-    backward(&op.conv(), binding)
+    match binding.kept {
+        Some(Kept::Rounded(filter)) => {
+            let shapes = (binding.input_shapes[0], binding.input_shapes[1]);
+            by(Way::rounded(filter, binding.op, shapes, binding.epilogue.relu, binding.means), binding)
+        }
+        _ => backward(&op.conv(), binding),
+    }
 }
 
 /// A convolution run backwards: the filter is turned round first, then it is a correlation like any other.
@@ -214,8 +243,24 @@ fn backwards(conv: &Conv, source: Shape, shape: Shape, made: Shape, relu: bool, 
     (Correlation::new(means.kernels, batch, layout, outputs, axes, relu), flip)
 }
 
-/// Numbers of scratch memory of a transposed convolution; `found` are its results, if moments are taken of them.
-pub(super) fn transposed_workspace(op: &TransposedConv, inputs: &[Shape], found: Option<Shape>, means: Means) -> usize {
+/// Whether a transposed convolution, whose filter is kept in some way or as it is, can norm what it reads.
+pub(in crate::device::cpu) fn transposed_norms(kept: Option<&Kept>) -> bool {
+    matches!(kept, Some(Kept::Rounded(_)))
+}
+
+/// Numbers of scratch memory of a transposed convolution, whose filter is kept in some way or as it is; `found` are its
+/// results, if moments are taken of them.
+pub(super) fn transposed_workspace(
+    kept: Option<&Kept>,
+    op: &TransposedConv,
+    inputs: &[Shape],
+    found: Option<Shape>,
+    means: Means,
+) -> usize {
+    if let Some(Kept::Rounded(filter)) = kept {
+        let way = Way::rounded(filter, &Op::from(*op), (inputs[0], inputs[1]), false, means);
+        return way.workspace() + found.map_or(0, |made| moments::workspace(made, way.parts().len()));
+    }
     let parts = |made| backwards(&op.conv(), inputs[0], inputs[1], made, false, means).0.parts().len();
     flipped_filter_len(inputs[1]) + found.map_or(0, |made| moments::workspace(made, parts(made)))
 }

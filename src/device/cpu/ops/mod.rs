@@ -79,6 +79,7 @@ pub(super) fn folds(op: &Op, epilogue: &Epilogue) -> bool {
 pub(super) fn norms_first(step: &Step, kept: Option<&Kept>, inputs: &[Shape], means: Means) -> bool {
     match &step.op {
         Op::Conv(conv) => conv::norms(kept, conv, inputs, means),
+        Op::TransposedConv(_) => conv::transposed_norms(kept),
         Op::MaxPool(_) => true,
         _ => false,
     }
@@ -90,7 +91,7 @@ pub(super) fn workspace(step: &Step, kept: Option<&Kept>, inputs: &[Shape], made
     let of_prologue = step.prologue.map_or(0, |_| normed::workspace(inputs[0]));
     let own = match &step.op {
         Op::Conv(conv) => conv::workspace(kept, conv, inputs, found, means),
-        Op::TransposedConv(op) => conv::transposed_workspace(op, inputs, found, means),
+        Op::TransposedConv(op) => conv::transposed_workspace(kept, op, inputs, found, means),
         Op::ConvInputGrad(_) => conv::flipped_filter_len(inputs[1]),
         Op::ConvFilterGrad(grad) => conv::filter_grad_workspace(grad, inputs),
         Op::TemporalConv(_) => temporal_conv::workspace(inputs, means.threads),
