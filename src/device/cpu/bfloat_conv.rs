@@ -24,7 +24,7 @@ use std::ops::Range;
 /// Channels read and made below which more is padding than not.
 const LEAST_CHANNELS: (usize, usize) = (16, 8);
 /// Terms of a sum below which rounding takes longer than it saves.
-const LEAST_TERMS: usize = 32;
+const LEAST_TERMS: usize = 16;
 /// Terms of a sum, taps times channels, that are taken together: with a panel's lanes, what the first-level cache holds.
 const TERMS: usize = 576;
 /// Lanes of a panel: two vectors, or two tiles.
