@@ -71,8 +71,9 @@ pub struct Step {
     pub outputs: Vec<ValueId>,
     /// Scratch memory, used by no other step's values meanwhile.
     pub workspace: Span,
-    /// Of a convolution: whether nobody but convolutions like it, on maps of the same shape, reads its filter, and no run of
-    /// a program that replaces states changes it. The device may then keep the filter in whatever form such steps like.
+    /// Of a convolution, or a transposed one: whether nobody but steps like it, on maps of the same shape, reads its filter, and
+    /// no run of a program that replaces states changes it. The device may then keep the filter in whatever form such steps
+    /// like.
     pub filter_is_its_own: bool,
     /// The convolutions on the longest way to this step, and on the longest way from it; what is rounded early goes through
     /// all that follow. Convolutions that share a filter of their own have the least before and the most behind them.

@@ -493,15 +493,19 @@ impl WithSimd for FinishRow {
 #[cfg(all(test, target_arch = "x86_64", target_os = "linux"))]
 mod tests {
     use super::super::bfloat::{BfloatSet, sets_to_test};
-    use super::super::layout::{pack, storage};
+    use super::super::kept::Kept;
+    use super::super::layout::{pack, storage, unpack};
     use super::super::memory::Arena;
     use super::super::ops::conv::axes;
     use super::*;
+    use crate::graph::Tensor;
     use crate::ops::{Conv, TransposedConv};
     use crate::program::Span;
+    use crate::verify::relative_l2;
 
-    /// A convolution's results by a set.
-    fn results(set: BfloatSet, op: &Op, maps: Shape, filter: Shape, split: bool) -> Vec<f32> {
+    /// A convolution's results by a set, as they lie in memory.
+    fn results(set: BfloatSet, op: &Op, operands: &[Tensor<f32>; 2], split: bool) -> Vec<f32> {
+        let [maps, filter] = operands.each_ref().map(Tensor::shape);
         let kept = Filter::of(op, filter, split).unwrap();
         let Shape::Maps { batch, .. } = maps else { unreachable!() };
         let made = op.operator().infer(&[maps, filter]).unwrap()[0];
@@ -510,14 +514,9 @@ mod tests {
         let arena = Arena::new(lens.iter().sum()).unwrap();
         let span = |index: usize| Span { offset: lens[..index].iter().sum(), len: lens[index] };
         let [source, weights, target, workspace] = [0, 1, 2, 3].map(|index| arena.region(span(index)));
-        // Of a split number neither part is zero.
-        let whole = |len: usize, step: usize| {
-            let number = |i: usize| (i * step % 9) as f32 - 4.0;
-            (0..len).map(|i| number(i) * if split { 1.0 + 2f32.powi(-9) } else { 1.0 }).collect::<Vec<_>>()
-        };
         // SAFETY: nobody else has the arena.
-        unsafe { pack(maps, &whole(maps.elements(), 5), source.slice_mut(0, source.len())) };
-        kept.write(&whole(filter.elements(), 7), weights);
+        unsafe { pack(maps, operands[0].data(), source.slice_mut(0, source.len())) };
+        kept.write(operands[1].data(), weights);
         let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
         let (normed, bias, moments) = (None, None, None);
         let operands = Operands { source, normed, filter: weights, bias, target, moments, workspace };
@@ -526,26 +525,65 @@ mod tests {
         unsafe { target.all() }.to_vec()
     }
 
+    /// Operands of so many channels read and made, with whatever `number` makes of a count.
+    fn operands(
+        op: &Op,
+        (inputs, outputs): (usize, usize),
+        (height, width): (usize, usize),
+        kernel: usize,
+        number: impl Fn(usize) -> f32,
+    ) -> [Tensor<f32>; 2] {
+        let (first, second) = if matches!(op, Op::Conv(_)) { (outputs, inputs) } else { (inputs, outputs) };
+        let filter = Shape::Filter { outputs: first, inputs: second, height: kernel, width: kernel };
+        let maps = Tensor::from_fn(Shape::maps(2, inputs, height, width), |i| number(i * 5));
+        [maps, Tensor::from_fn(filter, |i| number(i * 7))]
+    }
+
     #[test]
     fn all_sets_give_the_same_results_of_whole_numbers() {
         let conv =
             |kernel: usize, stride, dilation| Op::from(Conv { stride, padding: dilation * (kernel / 2), dilation });
-        for (op, inputs, outputs, (height, width), kernel, split) in [
-            (conv(3, 1, 1), 16, 24, (9, 20), 3, false),
-            (conv(3, 2, 1), 40, 72, (7, 18), 3, false),
-            (conv(3, 1, 3), 136, 80, (12, 5), 3, false),
-            (conv(1, 1, 1), 160, 16, (4, 33), 1, false),
-            (conv(1, 2, 1), 160, 16, (5, 33), 1, false),
-            (conv(3, 1, 1), 72, 40, (6, 19), 3, true),
-            (TransposedConv { stride: 2, padding: 1, output_padding: 1 }.into(), 40, 24, (7, 18), 3, false),
+        for (op, channels, size, kernel, split) in [
+            (conv(3, 1, 1), (16, 24), (9, 20), 3, false),
+            (conv(3, 2, 1), (40, 72), (7, 18), 3, false),
+            (conv(3, 1, 3), (136, 80), (12, 5), 3, false),
+            (conv(1, 1, 1), (160, 16), (4, 33), 1, false),
+            (conv(1, 2, 1), (160, 16), (5, 33), 1, false),
+            (conv(3, 1, 1), (72, 40), (6, 19), 3, true),
+            (TransposedConv { stride: 2, padding: 1, output_padding: 1 }.into(), (40, 24), (7, 18), 3, false),
         ] {
-            let (first, second) = if matches!(op, Op::Conv(_)) { (outputs, inputs) } else { (inputs, outputs) };
-            let filter = Shape::Filter { outputs: first, inputs: second, height: kernel, width: kernel };
-            let by = |set| results(set, &op, Shape::maps(2, inputs, height, width), filter, split);
-            let expected = by(BfloatSet::Portable);
+            // Of a number that is split neither part is zero.
+            let more = if split { 1.0 + 2f32.powi(-9) } else { 1.0 };
+            let operands = operands(&op, channels, size, kernel, |i| ((i % 9) as f32 - 4.0) * more);
+            let expected = results(BfloatSet::Portable, &op, &operands, split);
             assert!(expected.iter().any(|&x| x != 0.0));
             for set in sets_to_test() {
-                assert!(by(set) == expected, "{}: {op:?} of {inputs} to {outputs}", set.name());
+                let same = results(set, &op, &operands, split) == expected;
+                assert!(same, "{}: {op:?} of {channels:?}", set.name());
+            }
+        }
+    }
+
+    /// What [`Kept::error_bound`] says of them; what is only rounded is off by a hundred times as much.
+    #[test]
+    fn results_of_split_operands_are_all_but_those_of_float64() {
+        let number = |i: usize| ((i.wrapping_mul(2_654_435_761) >> 7) % 20_011) as f32 / 10_000.0 - 1.0;
+        let doubled = TransposedConv { stride: 2, padding: 1, output_padding: 1 };
+        for (op, channels) in [(Op::from(Conv::same(3)), (72, 40)), (doubled.into(), (24, 16))] {
+            let operands = operands(&op, channels, (6, 19), 3, number);
+            let wide = operands.each_ref().map(|x| Tensor::from_fn(x.shape(), |i| f64::from(x.data()[i])));
+            let exact = op.operator().reference(&[&wide[0], &wide[1]]).swap_remove(0);
+            let shape = exact.shape();
+            let error = |set, split| {
+                let mut made = vec![0.0; shape.elements()];
+                unpack(shape, &results(set, &op, &operands, split), &mut made);
+                relative_l2(&made, exact.data())
+            };
+            let (maps, filter) = (operands[0].shape(), operands[1].shape());
+            let bound = Kept::Rounded(Filter::of(&op, filter, true).unwrap()).error_bound(filter).unwrap();
+            for set in sets_to_test() {
+                let (split, rounded) = (error(set, true), error(set, false));
+                assert!(split <= bound && rounded > 100.0 * split, "{}: {maps}: {split}, {rounded}", set.name());
             }
         }
     }
