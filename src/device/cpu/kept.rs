@@ -11,10 +11,10 @@ use crate::ops::Op;
 use crate::program::Step;
 
 /// How many convolutions from the input on, of a network that has as many again behind them, are not rounded: the stem's, the
-/// first encoder's and those of the second's first block. Rounded to bfloat16 they would be most of what the logits of a network
-/// with random weights are off by: 5.0 % with them, 1.0 (AVX-512) to 1.8 % (AMX) without, 1.9 to 3.7 % with any one of them, at
-/// w = 64.
-const EARLY: usize = 9;
+/// first encoder's and those of the second's first two blocks. Rounded to bfloat16 they would be most of what the logits of a
+/// network with random weights are off by: 5.0 % with them, 1.0 (AVX-512) to 1.5 % (AMX) without, at w = 64; with the stem
+/// `quarter` 1.2 to 1.8 %, and 2.0 % where they are nine.
+const EARLY: usize = 11;
 
 /// Whether what a step rounds would go through nearly all of a network.
 fn is_early(step: &Step) -> bool {
