@@ -188,6 +188,10 @@ mod cuda {
     /// What kernels are compiled for, as far as the nvcc at hand knows it. PTX of the first is the floor for others.
     const ARCHITECTURES: [&str; 9] = ["75", "80", "86", "87", "89", "90", "100", "110", "120"];
 
+    /// What PTX is made for: the architectures for which kernels have a path of their own (`CORONET_ARCH`). Each is the source of
+    /// machine code for itself and all up to the next, which saves most of nvcc's time before ptxas.
+    const SOURCES: [u32; 3] = [75, 80, 90];
+
     /// The oldest nvcc that compiles the kernels.
     const OLDEST: (u32, u32) = (12, 4);
 
@@ -199,7 +203,8 @@ mod cuda {
 
     /// Compiles each file unless its result is kept, and writes `fatbins.rs`, the list of them, for the crate.
     pub fn compile(files: &[KernelFile], out: &Path) -> Result<()> {
-        for variable in ["CORONET_NVCC", "CORONET_CUDA_ARCHS", "CUDA_HOME", "PATH"] {
+        // Not PATH: tools that run cargo put folders of theirs in front, and all would be compiled again.
+        for variable in ["CORONET_NVCC", "CORONET_CUDA_ARCHS", "CUDA_HOME"] {
             println!("cargo::rerun-if-env-changed={variable}");
         }
         let nvcc = Nvcc::find()?;
@@ -282,7 +287,7 @@ mod cuda {
                     .map(String::from)
                     .to_vec();
             for architecture in architectures {
-                flags.push(format!("-gencode=arch=compute_{architecture},code=sm_{architecture}"));
+                flags.push(format!("-gencode=arch=compute_{},code=sm_{architecture}", source_of(architecture)));
             }
             // A fifth of the usual size. Drivers older than CUDA 12.4's cannot read it, but code of CUDA 13 is not for them.
             if self.version >= (13, 0) {
@@ -290,7 +295,8 @@ mod cuda {
             }
             // Architecture-specific PTX (`90a`) runs nowhere else, so it is no floor.
             if let Some(lowest) = architectures.first().filter(|name| !name.ends_with('a')) {
-                flags.push(format!("-gencode=arch=compute_{lowest},code=compute_{lowest}"));
+                let source = source_of(lowest);
+                flags.push(format!("-gencode=arch=compute_{source},code=compute_{source}"));
             }
             flags
         }
@@ -382,6 +388,12 @@ mod cuda {
         text.split_whitespace().find_map(|word| word.parse().ok())
     }
 
+    /// The architecture whose PTX becomes an architecture's machine code. What one alone has is in its own PTX only.
+    fn source_of(architecture: &str) -> String {
+        let newest = |number: u32| SOURCES.into_iter().rfind(|source| *source <= number);
+        architecture.parse().ok().and_then(newest).map_or_else(|| architecture.to_owned(), |source| source.to_string())
+    }
+
     /// 90 of `90a`.
     fn number_of(architecture: &str) -> Option<u32> {
         architecture.strip_suffix(|c: char| c.is_ascii_lowercase()).unwrap_or(architecture).parse().ok()
@@ -433,8 +445,10 @@ mod emulator {
     /// Kernels that do wrong on purpose, for the emulator's own tests; nvcc never sees them.
     const PROBES: &str = "kernels/emulator/probes.cu";
 
-    /// The architectures whose path through primitives.cuh can be run, as `CORONET_ARCH` names them.
-    const PATHS: [u32; 3] = [75, 80, 90];
+    /// The architectures whose path through primitives.cuh can be run, as `CORONET_ARCH` names them. Newer ones take the same as
+    /// 80, but for files that are theirs alone.
+    const PATHS: [u32; 2] = [75, 80];
+
     /// What the compiler adds to the kernels.
     #[derive(Clone, Copy, PartialEq, Eq)]
     enum Checks {
@@ -537,8 +551,13 @@ mod emulator {
         if !differs {
             return vec![(file, None)];
         }
-        let has_it = |path: &u32| file.needs.is_none_or(|needs| needs.are_met_by(*path));
-        PATHS.into_iter().filter(has_it).map(|path| (file, Some(path))).collect()
+        match file.needs {
+            Some(Needs { number, alone: true }) => vec![(file, Some(number))],
+            needs => {
+                let has_it = |path: &u32| needs.is_none_or(|needs| needs.are_met_by(*path));
+                PATHS.into_iter().filter(has_it).map(|path| (file, Some(path))).collect()
+            }
+        }
     }
 
     /// The file itself and, after it, its list of kernels. On a path kernels get names of that path, for they are C

@@ -13,6 +13,25 @@
 // `name` is an array of `count` in shared memory.
 #define SHARED_ARRAY(type, name, count) __shared__ type name[count]
 
+/// First in a kernel, for every thread of it: a launch may begin before those before it are done, and until they are, no thread
+/// touches device memory. From here on it may, and the next launch may begin, to wait here in its turn.
+__device__ __forceinline__ void wait_for_launches_before() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
+/// Has the device's cache fetch 128 bytes, which the launches before may still write: nobody looks at them yet.
+__device__ __forceinline__ void fetch_line(const unsigned char* line) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    asm volatile("prefetch.global.L2 [%0];" ::"l"(line));
+#endif
+}
+
+/// The threads of the launch fetch the lines of `bytes` bytes, each line once; the emulator looks whether they do.
+__device__ __forceinline__ void expect_fetched(const void*, int) {}
+
 /// Orders what the thread has done in device memory before what it does there later, for all of the device.
 __device__ __forceinline__ void fence() { asm volatile("fence.acq_rel.gpu;" ::: "memory"); }
 
@@ -30,6 +49,14 @@ __device__ __forceinline__ void wait_for_change(const unsigned* address, unsigne
 
 #include "emulator/cuda.h"
 
+__forceinline__ void wait_for_launches_before() { emulator::Multiprocessor::current().wait_for_launches_before(); }
+
+__forceinline__ void fetch_line(const unsigned char* line) { emulator::Multiprocessor::current().fetch_line(line); }
+
+__forceinline__ void expect_fetched(const void* start, int bytes) {
+    emulator::Multiprocessor::current().expect_fetched(start, bytes);
+}
+
 __forceinline__ void fence() { __threadfence(); }
 
 #define SHARED_MEMORY(type, name) \
@@ -42,6 +69,18 @@ __forceinline__ void fence() { __threadfence(); }
 #endif
 
 constexpr unsigned WHOLE_WARP = 0xffffffffu;
+
+/// Has the device's cache fetch `bytes` bytes while the launches before may still be at work: each thread of the launch, whose
+/// blocks are threads in x, sees to a share. For what no launch shortly before has written.
+__device__ __forceinline__ void fetch_ahead(const void* start, int bytes) {
+    constexpr int LINE = 128;
+    expect_fetched(start, bytes);
+    int block = static_cast<int>((blockIdx.z * gridDim.y + blockIdx.y) * gridDim.x + blockIdx.x);
+    int blocks = static_cast<int>(gridDim.x * gridDim.y * gridDim.z), threads = static_cast<int>(blockDim.x);
+    for (int line = block * threads + static_cast<int>(threadIdx.x); line < (bytes + LINE - 1) / LINE; line += blocks * threads) {
+        fetch_line(static_cast<const unsigned char*>(start) + line * LINE);
+    }
+}
 
 /// Four neighbouring numbers, the first at a multiple of 16 bytes.
 __device__ __forceinline__ float4 four(const float* from) { return *reinterpret_cast<const float4*>(from); }

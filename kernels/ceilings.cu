@@ -4,6 +4,7 @@
 
 /// y = x, of `quads` times four numbers. A thread owns four neighbours.
 extern "C" __global__ void __launch_bounds__(THREADS) ceiling_copy(const float* x, float* y, int quads) {
+    wait_for_launches_before();
     unsigned index = blockIdx.x * blockDim.x + threadIdx.x;
     if (index < static_cast<unsigned>(quads)) put(y + 4 * index, four(x + 4 * index));
 }
@@ -12,6 +13,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) ceiling_copy(const float* 
 /// independent, so that no multiply-add waits for the one before it; and what threads had in common would be done once for all
 /// of a warp.
 extern "C" __global__ void __launch_bounds__(THREADS) ceiling_float32(float* y, int rounds) {
+    wait_for_launches_before();
     float sums[16];
 #pragma unroll
     for (int i = 0; i < 16; i++) sums[i] = static_cast<float>(threadIdx.x + i);
@@ -27,5 +29,6 @@ extern "C" __global__ void __launch_bounds__(THREADS) ceiling_float32(float* y, 
 
 /// As `multiply_in_registers`, of float16.
 extern "C" __global__ void __launch_bounds__(THREADS) ceiling_float16(float* y, int rounds) {
+    wait_for_launches_before();
     multiply_in_registers<Float16>(y, rounds);
 }

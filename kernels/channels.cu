@@ -13,6 +13,7 @@ constexpr int THREADS = 256;
 extern "C" __global__ void __launch_bounds__(THREADS)
     copy_channels(const float* source, float* target, int pixels, int source_lanes, int source_start, int target_lanes,
                   int target_start, int channels, int span) {
+    wait_for_launches_before();
     // At most 2^31 numbers, so the grid may end past what an int holds.
     unsigned i = blockIdx.x * blockDim.x + threadIdx.x;
     if (i >= static_cast<unsigned>(pixels * span)) return;

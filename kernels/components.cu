@@ -49,6 +49,7 @@ __device__ __forceinline__ void unite(unsigned* labels, unsigned a, unsigned b) 
 /// A run ends with its row, and with the 32 pixels that a warp owns. A thread owns a pixel.
 extern "C" __global__ void __launch_bounds__(THREADS)
     mask_runs(const uint8_t* mask, unsigned* labels, unsigned* areas, int length, int columns) {
+    wait_for_launches_before();
     unsigned pixel = blockIdx.x * blockDim.x + threadIdx.x, lane = threadIdx.x % WARP;
     bool is_pixel = pixel < static_cast<unsigned>(length);
     unsigned vessel = __ballot_sync(WHOLE_WARP, is_pixel && mask[pixel] != 0);
@@ -66,6 +67,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 /// Makes one component of runs that touch each other. A thread owns a pixel, and what lies left of it and above.
 extern "C" __global__ void __launch_bounds__(THREADS)
     unite_runs(const uint8_t* mask, unsigned* labels, int length, int columns) {
+    wait_for_launches_before();
     unsigned pixel = blockIdx.x * blockDim.x + threadIdx.x;
     if (pixel >= static_cast<unsigned>(length) || mask[pixel] == 0) return;
     unsigned width = static_cast<unsigned>(columns), column = pixel % width;
@@ -85,6 +87,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 /// areas[root] = the pixels of its component. A thread owns a pixel, and the run that begins there.
 extern "C" __global__ void __launch_bounds__(THREADS)
     sum_areas(const uint8_t* mask, unsigned* labels, unsigned* areas, int length) {
+    wait_for_launches_before();
     unsigned pixel = blockIdx.x * blockDim.x + threadIdx.x;
     if (pixel >= static_cast<unsigned>(length) || mask[pixel] == 0) return;
     unsigned root = root_of(labels, pixel);
@@ -95,6 +98,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 /// mask = 0 where the component has fewer than `minimum` pixels. A thread owns four pixels, read and written as one word.
 extern "C" __global__ void __launch_bounds__(THREADS)
     clear_small(uint32_t* mask, unsigned* labels, const unsigned* areas, int length, unsigned minimum) {
+    wait_for_launches_before();
     unsigned word = blockIdx.x * blockDim.x + threadIdx.x;
     if (4 * word >= static_cast<unsigned>(length)) return;
     uint32_t pixels = mask[word];

@@ -4,6 +4,7 @@
 
 /// y[i] = x[i] for the lanes of `valid`, else 0, by 16 bytes a lane, through shared memory. One warp.
 extern "C" __global__ void __launch_bounds__(32) conform_copy(const uint32_t* x, uint32_t* y, unsigned valid) {
+    wait_for_launches_before();
     SHARED_ARRAY(float4, tile, 32);
     unsigned lane = threadIdx.x;
     cp_async16(&tile[lane], x + 4 * lane, valid >> lane & 1);
@@ -16,6 +17,7 @@ extern "C" __global__ void __launch_bounds__(32) conform_copy(const uint32_t* x,
 /// the 32 rows of x. One warp.
 extern "C" __global__ void __launch_bounds__(32)
     conform_load(const uint32_t* x, const uint32_t* rows, uint32_t* y, int transposed) {
+    wait_for_launches_before();
     SHARED_ARRAY(float4, tile, 32);
     unsigned lane = threadIdx.x;
     tile[lane] = reinterpret_cast<const float4*>(x)[lane];
@@ -31,11 +33,13 @@ extern "C" __global__ void __launch_bounds__(32)
 
 /// As `conform_mma`, of float16.
 extern "C" __global__ void __launch_bounds__(32) conform_mma_float16(const uint32_t* a, const uint32_t* b, float* sums) {
+    wait_for_launches_before();
     conform_mma<Float16>(a, b, sums);
 }
 
 /// y[i] = the bits of x[i] as float16 and, above them, as bfloat16. One block.
 extern "C" __global__ void __launch_bounds__(1024) conform_convert(const float* x, uint32_t* y) {
+    wait_for_launches_before();
     unsigned i = threadIdx.x;
     y[i] = to_float16(x[i]).bits | static_cast<uint32_t>(to_bfloat16(x[i]).bits) << 16;
 }

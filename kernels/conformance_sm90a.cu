@@ -31,17 +31,20 @@ __device__ __forceinline__ void conform_warpgroup(const float4* a, const float4*
 
 extern "C" __global__ void __launch_bounds__(128)
     conform_warpgroup_float16_32(const float4* a, const float4* b, float* sums) {
+    wait_for_launches_before();
     conform_warpgroup<Float16, 32>(a, b, sums);
 }
 
 extern "C" __global__ void __launch_bounds__(128)
     conform_warpgroup_float16_64(const float4* a, const float4* b, float* sums) {
+    wait_for_launches_before();
     conform_warpgroup<Float16, 64>(a, b, sums);
 }
 
 /// y[i] = x[i] of 512 numbers, through two stages of 32 in shared memory: the second warp fills them, the first reads them, and
 /// each waits for the other by two barriers a stage.
 extern "C" __global__ void __launch_bounds__(64) conform_barriers(const uint32_t* x, uint32_t* y) {
+    wait_for_launches_before();
     SHARED_ARRAY(uint32_t, stages, 64);
     SHARED_ARRAY(uint64_t, filled, 2);
     SHARED_ARRAY(uint64_t, read, 2);

@@ -160,6 +160,7 @@ __device__ __forceinline__ void convolve(const float* source, const float* filte
 extern "C" __global__ void __launch_bounds__(THREADS, 3)
     conv(const float* x, const float* filter, const float* bias, float* y, Finish finish, StatisticsTo statistics,
          Geometry g) {
+    wait_for_launches_before();
     convolve<false>(x, filter, bias, y, finish, statistics, g);
 }
 
@@ -167,6 +168,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 3)
 extern "C" __global__ void __launch_bounds__(THREADS)
     conv_backward(const float* dy, const float* filter, const float* bias, float* dx, Finish finish,
                   StatisticsTo statistics, Geometry g) {
+    wait_for_launches_before();
     convolve<true>(dy, filter, bias, dx, finish, statistics, g);
 }
 
@@ -174,6 +176,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 /// result is dy. The grid is tiles of (c, o), taps, parts; a part is `part_pixels` pixels, a multiple of 8.
 extern "C" __global__ void __launch_bounds__(THREADS)
     conv_filter_grad(const float* x, const float* dy, float* parts, int part_pixels, Geometry g) {
+    wait_for_launches_before();
     // [stage][pixel][channel]
     SHARED_ARRAY(float, inputs, 2 * TILE * SLICE);
     SHARED_ARRAY(float, cotangents, 2 * TILE * SLICE);
@@ -227,6 +230,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 /// filter[i] = sum over the parts of parts[part][i], first part first. A thread owns a number.
 extern "C" __global__ void __launch_bounds__(THREADS)
     merge_filter_parts(const float* parts, float* filter, int length, int part_count) {
+    wait_for_launches_before();
     unsigned index = blockIdx.x * blockDim.x + threadIdx.x;
     if (index >= static_cast<unsigned>(length)) return;
     float sum = 0.0f;

@@ -23,10 +23,12 @@ __device__ __forceinline__ void convert_four(const float* x, uint16_t* y, int le
 /// y[i] = x[i] as float16, to the nearest, ties to even; from 65520 on infinite. A thread owns four numbers; `length` is a
 /// multiple of 4.
 extern "C" __global__ void __launch_bounds__(THREADS) to_float16s(const float* x, uint16_t* y, int length) {
+    wait_for_launches_before();
     convert_four(x, y, length, [](float number) { return to_float16(number); });
 }
 
 /// y[i] = x[i] as bfloat16, to the nearest, ties to even. A thread owns four numbers; `length` is a multiple of 4.
 extern "C" __global__ void __launch_bounds__(THREADS) to_bfloat16s(const float* x, uint16_t* y, int length) {
+    wait_for_launches_before();
     convert_four(x, y, length, [](float number) { return to_bfloat16(number); });
 }

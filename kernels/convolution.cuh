@@ -13,6 +13,12 @@ struct Geometry {
     int kernel_rows, kernel_columns, stride, padding, dilation;
 };
 
+/// Of a filter [tap][source lane][lane].
+template <class Element>
+__device__ __forceinline__ int filter_bytes(const Geometry& g) {
+    return g.kernel_rows * g.kernel_columns * g.source_lanes * g.lanes * int(sizeof(Element));
+}
+
 struct Pixel {
     int sample, row, column;
 };

@@ -18,6 +18,7 @@ constexpr int BLOCK = 1024;
 /// parts[block] = the sum over the block's 1024 pixels.
 extern "C" __global__ void __launch_bounds__(THREADS)
     cross_entropy_parts(const float* x, const float* y, float* parts, int pixels) {
+    wait_for_launches_before();
     int start = static_cast<int>(blockIdx.x) * BLOCK, end = min(pixels, start + BLOCK);
     float sum = 0.0f;
     for (int pixel = start + static_cast<int>(threadIdx.x); pixel < end; pixel += THREADS) {
@@ -31,6 +32,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 /// loss = the sum of parts[i], divided by the number of pixels. One block.
 extern "C" __global__ void __launch_bounds__(THREADS)
     cross_entropy_merge(const float* parts, float* loss, int count, int pixels) {
+    wait_for_launches_before();
     double sum = block_sum_of(parts, count);
     if (threadIdx.x == 0) *loss = static_cast<float>(sum / pixels);
 }
@@ -39,6 +41,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 /// number.
 extern "C" __global__ void __launch_bounds__(THREADS)
     cross_entropy_grad(const float* x, const float* y, const float* dloss, float* dx, int length, int pixels) {
+    wait_for_launches_before();
     unsigned index = blockIdx.x * blockDim.x + threadIdx.x;
     if (index >= static_cast<unsigned>(length)) return;
     float gradient = 0.0f;

@@ -81,45 +81,53 @@ __device__ __forceinline__ void rectify_halves(const Half* x, const Half* residu
 
 /// y = a + b
 extern "C" __global__ void __launch_bounds__(THREADS) add(const float* a, const float* b, float* y, int length) {
+    wait_for_launches_before();
     map(a, b, y, length, [](float a, float b) { return a + b; });
 }
 
 /// y = max(a + b, 0)
 extern "C" __global__ void __launch_bounds__(THREADS) add_relu(const float* a, const float* b, float* y, int length) {
+    wait_for_launches_before();
     map(a, b, y, length, [](float a, float b) { return rectified(a + b); });
 }
 
 /// y = max(x, 0)
 extern "C" __global__ void __launch_bounds__(THREADS) relu(const float* x, float* y, int length) {
+    wait_for_launches_before();
     map(x, y, length, [](float x) { return rectified(x); });
 }
 
 /// y = max(x, 0) + residual
 extern "C" __global__ void __launch_bounds__(THREADS)
     relu_residual(const float* x, const float* residual, float* y, int length) {
+    wait_for_launches_before();
     map(x, residual, y, length, [](float x, float residual) { return rectified(x) + residual; });
 }
 
 /// As `relu_residual`, of float16; `length` is a multiple of 4.
 extern "C" __global__ void __launch_bounds__(THREADS)
     relu_residual_float16(const Float16* x, const Float16* residual, Float16* y, int length) {
+    wait_for_launches_before();
     rectify_halves(x, residual, y, length);
 }
 
 /// dx = dy where y > 0, else 0
 extern "C" __global__ void __launch_bounds__(THREADS)
     relu_grad(const float* y, const float* dy, float* dx, int length) {
+    wait_for_launches_before();
     map(y, dy, dx, length, [](float y, float dy) { return y > 0.0f ? dy : 0.0f; });
 }
 
 /// y = factor x
 extern "C" __global__ void __launch_bounds__(THREADS) scale(const float* x, float* y, int length, float factor) {
+    wait_for_launches_before();
     map(x, y, length, [factor](float x) { return factor * x; });
 }
 
 /// dx = 2 cotangent x, with the cotangent a scalar in device memory
 extern "C" __global__ void __launch_bounds__(THREADS)
     square_grad(const float* x, const float* cotangent, float* dx, int length) {
+    wait_for_launches_before();
     float factor = 2.0f * *cotangent;
     map(x, dx, length, [factor](float x) { return factor * x; });
 }
@@ -128,6 +136,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 /// the first `channels` lanes of the first `rows_used` of every `rows` rows.
 extern "C" __global__ void __launch_bounds__(THREADS)
     fill(float* y, int length, float value, int lanes, int channels, int rows, int rows_used) {
+    wait_for_launches_before();
     Quad quad = my_quad(length);
     float numbers[4];
     for (int i = 0; i < 4; i++) {
@@ -140,6 +149,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 /// y = 1 / (1 + exp(-x)) in the first `channels` of every `lanes` lanes, else 0
 extern "C" __global__ void __launch_bounds__(THREADS)
     sigmoid(const float* x, float* y, int length, int lanes, int channels) {
+    wait_for_launches_before();
     Quad quad = my_quad(length);
     float numbers[4];
     load(x, quad, numbers);
@@ -152,6 +162,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 /// dx = dy y (1 - y)
 extern "C" __global__ void __launch_bounds__(THREADS)
     sigmoid_grad(const float* y, const float* dy, float* dx, int length) {
+    wait_for_launches_before();
     map(y, dy, dx, length, [](float y, float dy) { return dy * y * (1.0f - y); });
 }
 
@@ -159,6 +170,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 extern "C" __global__ void __launch_bounds__(THREADS)
     sgd(const float* w, const float* v, const float* g, const float* rate, float* new_w, float* new_v, int length,
         float momentum, float decay) {
+    wait_for_launches_before();
     Quad quad = my_quad(length);
     float weight[4], velocity[4], gradient[4];
     load(w, quad, weight);
@@ -180,6 +192,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     adamw(const float* w, const float* m, const float* v, const float* g, const float* rate, const float* correction1,
           const float* correction2, float* new_w, float* new_m, float* new_v, int length, float beta1, float beta2,
           float epsilon, float decay) {
+    wait_for_launches_before();
     Quad quad = my_quad(length);
     float weight[4], first[4], second[4], gradient[4];
     load(w, quad, weight);

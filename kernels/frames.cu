@@ -102,6 +102,7 @@ __device__ __forceinline__ int block_min(int number) {
 extern "C" __global__ void __launch_bounds__(THREADS)
     frame8_across(const uint8_t* x, float* y, const Taps* taps, const double* weights, int most, int length, int width,
                   int columns) {
+    wait_for_launches_before();
     across(y, taps, weights, most, length, width, columns, [=](int at) { return eight_bits(x[at]); });
 }
 
@@ -109,6 +110,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 extern "C" __global__ void __launch_bounds__(THREADS)
     frame16_across(const uint16_t* x, float* y, const Taps* taps, const double* weights, int most, int length,
                    int width, int columns) {
+    wait_for_launches_before();
     across(y, taps, weights, most, length, width, columns, [=](int at) { return eight_bits(x[at]); });
 }
 
@@ -117,6 +119,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 extern "C" __global__ void __launch_bounds__(THREADS)
     frame_down(const float* x, float* plane, const Taps* taps, const double* weights, int most, int length,
                int columns) {
+    wait_for_launches_before();
     unsigned i = blockIdx.x * blockDim.x + threadIdx.x;
     if (i >= static_cast<unsigned>(length)) return;
     float sample = down(x, taps, weights, most, static_cast<int>(i), columns);
@@ -127,6 +130,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 /// number.
 extern "C" __global__ void __launch_bounds__(THREADS)
     gather_window(const float* ring, float* window, Slots slots, int area) {
+    wait_for_launches_before();
     int i = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x), frame = static_cast<int>(blockIdx.y);
     if (i < area) window[frame * area + i] = ring[slots.of[frame] * area + i];
 }
@@ -136,6 +140,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 extern "C" __global__ void __launch_bounds__(THREADS)
     probability_across(const float* x, float* y, const Taps* taps, const double* weights, int most, int length,
                        int width, int columns, int lanes) {
+    wait_for_launches_before();
     across(y, taps, weights, most, length, width, columns, [=](int at) { return x[at * lanes]; });
 }
 
@@ -144,6 +149,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 extern "C" __global__ void __launch_bounds__(THREADS)
     mask_down(const float* x, uint32_t* mask, const Taps* taps, const double* weights, int most, int length,
               int columns, float threshold) {
+    wait_for_launches_before();
     unsigned word = blockIdx.x * blockDim.x + threadIdx.x;
     if (4 * word >= static_cast<unsigned>(length)) return;
     uint32_t pixels = 0;
@@ -160,6 +166,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 /// `counter`, 0 before and after, finds the first of all.
 extern "C" __global__ void __launch_bounds__(THREADS)
     first_not_finite(const float* x, int* parts, unsigned* counter, NotFinite* found, int length, int lanes) {
+    wait_for_launches_before();
     int thread = static_cast<int>(threadIdx.x), start = static_cast<int>(blockIdx.x) * THREADS * PIXELS + thread;
     int first = length;
     for (int pixel = 0; pixel < PIXELS; pixel++) {

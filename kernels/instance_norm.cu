@@ -23,6 +23,7 @@ struct Sums {
 /// bands[sample][band][mean, M2][lane] of the band's pixels, relative to the sample's first pixel.
 extern "C" __global__ void __launch_bounds__(COLUMN_THREADS)
     instance_norm_bands(const float* x, float* bands, int area, int lanes, int band_pixels) {
+    wait_for_launches_before();
     Column column = my_column(area, band_pixels);
     int sample = static_cast<int>(blockIdx.z);
     const float* pixels = x + sample * area * lanes + column.lane;
@@ -47,6 +48,7 @@ extern "C" __global__ void __launch_bounds__(COLUMN_THREADS)
 extern "C" __global__ void __launch_bounds__(THREADS)
     instance_norm_merge(const float* x, const float* bands, float* statistics, int batch, int area, int lanes,
                         int channels, int band_pixels, int band_count, float epsilon) {
+    wait_for_launches_before();
     int index = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x);
     if (index >= batch * lanes) return;
     int sample = index / lanes, lane = index % lanes;
@@ -65,6 +67,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 extern "C" __global__ void __launch_bounds__(THREADS)
     instance_norm_apply(const float* x, const float* statistics, Finish finish, float* y, int quads, int area,
                         int lanes) {
+    wait_for_launches_before();
     int index = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x);
     if (index >= quads) return;
     int first = 4 * index, lane = first % lanes, sample = first / lanes / area;
@@ -77,6 +80,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 extern "C" __global__ void __launch_bounds__(COLUMN_THREADS)
     instance_norm_grad_bands(const float* x, const float* statistics, const float* dy, float* bands, int area,
                              int lanes, int band_pixels) {
+    wait_for_launches_before();
     Column column = my_column(area, band_pixels);
     int sample = static_cast<int>(blockIdx.z), start = sample * area * lanes + column.lane;
     float mean = statistics[2 * sample * lanes + column.lane];
@@ -100,6 +104,7 @@ extern "C" __global__ void __launch_bounds__(COLUMN_THREADS)
 extern "C" __global__ void __launch_bounds__(THREADS)
     instance_norm_grad_merge(const float* bands, float* totals, float* dgamma, float* dbeta, int batch, int lanes,
                              int band_count) {
+    wait_for_launches_before();
     int lane = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x);
     if (lane >= lanes) return;
     double batch_plain = 0.0, batch_normed = 0.0;
@@ -123,6 +128,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 extern "C" __global__ void __launch_bounds__(THREADS)
     instance_norm_grad_apply(const float* x, const float* statistics, const float* gamma, const float* dy,
                              const float* totals, float* dx, int length, int area, int lanes) {
+    wait_for_launches_before();
     unsigned index = blockIdx.x * blockDim.x + threadIdx.x;
     if (index >= static_cast<unsigned>(length)) return;
     int i = static_cast<int>(index), lane = i % lanes, entry = 2 * (i / lanes / area) * lanes + lane;

@@ -70,18 +70,21 @@ __device__ __forceinline__ void pool_cells(const Number* x, Number* y, int quads
 
 /// y[cell] = max of x over the cell. A thread owns four lanes of a cell.
 extern "C" __global__ void __launch_bounds__(THREADS) max_pool(const float* x, float* y, int quads, Pool pool) {
+    wait_for_launches_before();
     pool_cells(x, y, quads, pool);
 }
 
 /// As `max_pool`, of float16.
 extern "C" __global__ void __launch_bounds__(THREADS)
     max_pool_float16(const Float16* x, Float16* y, int quads, Pool pool) {
+    wait_for_launches_before();
     pool_cells(x, y, quads, pool);
 }
 
 /// dx[pixel] = sum of dy over the cells that the pixel won, in scan order
 extern "C" __global__ void __launch_bounds__(THREADS)
     max_pool_grad(const float* x, const float* dy, float* dx, int length, Pool pool) {
+    wait_for_launches_before();
     unsigned index = blockIdx.x * blockDim.x + threadIdx.x;
     if (index >= static_cast<unsigned>(length)) return;
     Place pixel = place(static_cast<int>(index), pool.height, pool.width, pool.lanes);

@@ -104,6 +104,7 @@ __device__ __forceinline__ void pool_by_all_kernels(const Number* x, const float
 extern "C" __global__ void __launch_bounds__(THREADS, 8)
     multi_kernel_pooling(const float* x, const float* filter, const float* bias, float* y, float* projected,
                          unsigned* counters, Pools pools) {
+    wait_for_launches_before();
     pool_by_all_kernels(x, filter, bias, y, projected, counters, pools);
 }
 
@@ -111,5 +112,6 @@ extern "C" __global__ void __launch_bounds__(THREADS, 8)
 extern "C" __global__ void __launch_bounds__(THREADS, 8)
     multi_kernel_pooling_float16(const Float16* x, const float* filter, const float* bias, Float16* y, float* projected,
                                  unsigned* counters, Pools pools) {
+    wait_for_launches_before();
     pool_by_all_kernels(x, filter, bias, y, projected, counters, pools);
 }

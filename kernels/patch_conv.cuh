@@ -238,9 +238,11 @@ __device__ __forceinline__ void patch_convolve(const Element* source, const Elem
 }  // namespace
 
 // The kernels of one number format, kind of results and patch.
-#define CONV_PATCHES_KERNEL(NAME, ELEMENT, RESULT, ROWS, COLUMNS)                                                       \
-    extern "C" __global__ void __launch_bounds__(THREADS, blocks_of<ELEMENT>(ROWS * COLUMNS)) \
-        NAME(const ELEMENT* x, const ELEMENT* filter, const float* bias, RESULT* y, Finish finish,              \
-             StatisticsTo statistics, Geometry g, Patches p) {                                                  \
-        patch_convolve<ELEMENT, RESULT, ROWS, COLUMNS>(x, filter, bias, y, finish, statistics, g, p);           \
+#define CONV_PATCHES_KERNEL(NAME, ELEMENT, RESULT, ROWS, COLUMNS)                                     \
+    extern "C" __global__ void __launch_bounds__(THREADS, blocks_of<ELEMENT>(ROWS * COLUMNS))         \
+        NAME(const ELEMENT* x, const ELEMENT* filter, const float* bias, RESULT* y, Finish finish,    \
+             StatisticsTo statistics, Geometry g, Patches p) {                                        \
+        fetch_ahead(filter, filter_bytes<ELEMENT>(g));                                                \
+        wait_for_launches_before();                                                                   \
+        patch_convolve<ELEMENT, RESULT, ROWS, COLUMNS>(x, filter, bias, y, finish, statistics, g, p); \
     }

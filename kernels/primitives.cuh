@@ -1,9 +1,9 @@
 // Instructions that CUDA C++ has no name for: asynchronous copies, matrix loads, tensor cores, conversions.
 //
-// Every PTX instruction of Coronet stands here, behind a function with two bodies: inline assembly for the device,
-// plain C++ for the emulator. `CORONET_ARCH` says which architecture's path is compiled: 75, 80 or 90. The device
-// compiler's own macro is asked only here, so that the emulator can compile every path; it compiles the files that
-// include this one once for each. tests/conformance.rs compares the two bodies wherever there is a GPU.
+// Every PTX instruction of Coronet stands here or in block.cuh, behind a function with two bodies: inline assembly for the
+// device, plain C++ for the emulator. `CORONET_ARCH` says which architecture's path is compiled: 75, 80 or 90. Kernels never
+// ask the device compiler's own macro, so that the emulator can compile every path; it compiles the files that include this
+// one once for each. tests/conformance.rs compares the two bodies wherever there is a GPU.
 #pragma once
 
 #include "block.cuh"

@@ -32,6 +32,7 @@ __device__ __forceinline__ Readers readers(int input, int source, int target) {
 /// x: [batch][height][width][lanes], y: [batch][rows][columns][lanes].
 extern "C" __global__ void __launch_bounds__(THREADS)
     resize(const float* x, float* y, int length, int height, int width, int rows, int columns, int lanes) {
+    wait_for_launches_before();
     unsigned index = blockIdx.x * blockDim.x + threadIdx.x;
     if (index >= static_cast<unsigned>(length)) return;
     int i = static_cast<int>(index), pixel = i / lanes;
@@ -43,6 +44,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 /// dx[input] = sum over the outputs that read it of weight times dy, in scan order. Shapes as in `resize`.
 extern "C" __global__ void __launch_bounds__(THREADS)
     resize_grad(const float* dy, float* dx, int length, int height, int width, int rows, int columns, int lanes) {
+    wait_for_launches_before();
     unsigned index = blockIdx.x * blockDim.x + threadIdx.x;
     if (index >= static_cast<unsigned>(length)) return;
     int i = static_cast<int>(index), pixel = i / lanes;

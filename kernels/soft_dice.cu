@@ -15,6 +15,7 @@ constexpr int LANES = 8;
 /// The three sums of each sample, 0 in padding lanes. A block owns a sample.
 extern "C" __global__ void __launch_bounds__(THREADS)
     soft_dice_sums(const float* p, const float* y, float* sums, int area) {
+    wait_for_launches_before();
     const float* sample_p = p + static_cast<int>(blockIdx.x) * area * LANES;
     const float* sample_y = y + static_cast<int>(blockIdx.x) * area * LANES;
     float both = 0.0f, sum_p = 0.0f, sum_y = 0.0f;
@@ -38,6 +39,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 
 /// The loss, from the sums. One thread.
 extern "C" __global__ void soft_dice_loss(const float* sums, float* loss, int batch, float smoothing) {
+    wait_for_launches_before();
     double total = 0.0, s = static_cast<double>(smoothing);
     for (int sample = 0; sample < batch; sample++) {
         const float* entries = sums + sample * 3 * LANES;
@@ -53,6 +55,7 @@ extern "C" __global__ void soft_dice_loss(const float* sums, float* loss, int ba
 extern "C" __global__ void __launch_bounds__(THREADS)
     soft_dice_grad(const float* y, const float* sums, const float* dloss, float* dp, int length, int area, int batch,
                    float smoothing) {
+    wait_for_launches_before();
     unsigned index = blockIdx.x * blockDim.x + threadIdx.x;
     if (index >= static_cast<unsigned>(length)) return;
     const float* entries = sums + static_cast<int>(index) / LANES / area * 3 * LANES;

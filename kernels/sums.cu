@@ -15,6 +15,7 @@ constexpr int BLOCK = 8192;
 /// bands[band][lane] = sum of x[pixel][lane] over the band's pixels. x: [pixels][lanes].
 extern "C" __global__ void __launch_bounds__(COLUMN_THREADS)
     channel_sum_bands(const float* x, float* bands, int pixels, int lanes, int band_pixels) {
+    wait_for_launches_before();
     Column column = my_column(pixels, band_pixels);
     float sum = 0.0f;
     for (int pixel = column.first; pixel < column.end; pixel += COLUMN_ROWS) sum += x[pixel * lanes + column.lane];
@@ -25,6 +26,7 @@ extern "C" __global__ void __launch_bounds__(COLUMN_THREADS)
 /// sums[lane] = sum of bands[band][lane]. A thread owns a lane.
 extern "C" __global__ void __launch_bounds__(THREADS)
     channel_sum_merge(const float* bands, float* sums, int band_count, int lanes) {
+    wait_for_launches_before();
     int lane = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x);
     if (lane >= lanes) return;
     double sum = 0.0;
@@ -34,6 +36,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 
 /// parts[block] = sum of x[i]^2 over the block's 8192 numbers.
 extern "C" __global__ void __launch_bounds__(THREADS) square_sum_parts(const float* x, float* parts, int length) {
+    wait_for_launches_before();
     int start = static_cast<int>(blockIdx.x) * BLOCK, end = min(length - start, BLOCK);
     float sum = 0.0f;
     for (int i = static_cast<int>(threadIdx.x); i < end; i += THREADS) sum += x[start + i] * x[start + i];
@@ -43,6 +46,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) square_sum_parts(const flo
 
 /// total = sum of parts[i]. One block.
 extern "C" __global__ void __launch_bounds__(THREADS) square_sum_merge(const float* parts, float* total, int count) {
+    wait_for_launches_before();
     double sum = block_sum_of(parts, count);
     if (threadIdx.x == 0) *total = static_cast<float>(sum);
 }

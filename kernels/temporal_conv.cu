@@ -90,6 +90,7 @@ __device__ __forceinline__ void convolve_window(const float* x, const float* fil
 /// A thread owns four lanes of up to eight neighbouring pixels, a block 256 such; `bias` may be null.
 extern "C" __global__ void __launch_bounds__(THREADS)
     temporal_conv(const float* x, const float* filter, const float* bias, float* y, int threads, int rectify, Sizes s) {
+    wait_for_launches_before();
     convolve_window(x, filter, bias, y, threads, rectify, s);
 }
 
@@ -97,12 +98,14 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 extern "C" __global__ void __launch_bounds__(THREADS)
     temporal_conv_to_float16(const float* x, const float* filter, const float* bias, Float16* y, int threads, int rectify,
                          Sizes s) {
+    wait_for_launches_before();
     convolve_window(x, filter, bias, y, threads, rectify, s);
 }
 
 /// dx[n][p][i][j] = sum over u, v, o of w[p][u][v][o] dy[n][i - u + 1][j - v + 1][o]. A thread owns a number.
 extern "C" __global__ void __launch_bounds__(THREADS)
     temporal_conv_input_grad(const float* dy, const float* filter, float* dx, int length, Sizes s) {
+    wait_for_launches_before();
     unsigned index = blockIdx.x * blockDim.x + threadIdx.x;
     if (index >= static_cast<unsigned>(length)) return;
     int i = static_cast<int>(index), area = s.rows * s.columns, pixel = i % area, plane = i / area % s.planes;
@@ -121,6 +124,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 /// taken as one list of pixels. The grid is parts, lanes / 8, filter rows (p, u, v).
 extern "C" __global__ void __launch_bounds__(COLUMN_THREADS)
     temporal_conv_filter_grad(const float* x, const float* dy, float* parts, int part_pixels, Sizes s) {
+    wait_for_launches_before();
     int area = s.rows * s.columns, k = static_cast<int>(blockIdx.z), plane = k / (KERNEL * KERNEL);
     Column column = my_column(s.batch * area, part_pixels);
     float sum = 0.0f;

@@ -204,20 +204,25 @@ __device__ __forceinline__ void tensor_filter_grad(const Element* x, const Eleme
 }  // namespace
 
 // The kernels of one number format and tile. What they compute stands above; the arguments are those of conv.cu.
-#define CONV_KERNEL(NAME, ELEMENT, RESULT, ROWS, COLUMNS)                                                       \
-    extern "C" __global__ void __launch_bounds__(THREADS, blocks_of<ELEMENT>(ROWS * COLUMNS)) \
-        NAME(const ELEMENT* x, const ELEMENT* filter, const float* bias, RESULT* y, Finish finish,               \
-             StatisticsTo statistics, Geometry g) {                                                              \
-        tensor_convolve<ELEMENT, RESULT, ROWS, COLUMNS, false>(x, filter, bias, y, finish, statistics, g);       \
+#define CONV_KERNEL(NAME, ELEMENT, RESULT, ROWS, COLUMNS)                                                  \
+    extern "C" __global__ void __launch_bounds__(THREADS, blocks_of<ELEMENT>(ROWS * COLUMNS))              \
+        NAME(const ELEMENT* x, const ELEMENT* filter, const float* bias, RESULT* y, Finish finish,         \
+             StatisticsTo statistics, Geometry g) {                                                        \
+        fetch_ahead(filter, filter_bytes<ELEMENT>(g));                                                     \
+        wait_for_launches_before();                                                                        \
+        tensor_convolve<ELEMENT, RESULT, ROWS, COLUMNS, false>(x, filter, bias, y, finish, statistics, g); \
     }
-#define CONV_BACKWARD_KERNEL(NAME, ELEMENT, RESULT, ROWS, COLUMNS)                                               \
-    extern "C" __global__ void __launch_bounds__(THREADS, blocks_of<ELEMENT>(ROWS * COLUMNS)) \
-        NAME(const ELEMENT* dy, const ELEMENT* filter, const float* bias, RESULT* dx, Finish finish,             \
-             StatisticsTo statistics, Geometry g) {                                                              \
-        tensor_convolve<ELEMENT, RESULT, ROWS, COLUMNS, true>(dy, filter, bias, dx, finish, statistics, g);      \
+#define CONV_BACKWARD_KERNEL(NAME, ELEMENT, RESULT, ROWS, COLUMNS)                                          \
+    extern "C" __global__ void __launch_bounds__(THREADS, blocks_of<ELEMENT>(ROWS * COLUMNS))               \
+        NAME(const ELEMENT* dy, const ELEMENT* filter, const float* bias, RESULT* dx, Finish finish,        \
+             StatisticsTo statistics, Geometry g) {                                                         \
+        fetch_ahead(filter, filter_bytes<ELEMENT>(g));                                                      \
+        wait_for_launches_before();                                                                         \
+        tensor_convolve<ELEMENT, RESULT, ROWS, COLUMNS, true>(dy, filter, bias, dx, finish, statistics, g); \
     }
-#define CONV_FILTER_GRAD_KERNEL(NAME, ELEMENT, ROWS, COLUMNS)                                    \
-    extern "C" __global__ void __launch_bounds__(THREADS)                                        \
-        NAME(const ELEMENT* x, const ELEMENT* dy, float* parts, int part_pixels, Geometry g) {   \
-        tensor_filter_grad<ELEMENT, ROWS, COLUMNS>(x, dy, parts, part_pixels, g);                \
+#define CONV_FILTER_GRAD_KERNEL(NAME, ELEMENT, ROWS, COLUMNS)                                  \
+    extern "C" __global__ void __launch_bounds__(THREADS)                                      \
+        NAME(const ELEMENT* x, const ELEMENT* dy, float* parts, int part_pixels, Geometry g) { \
+        wait_for_launches_before();                                                            \
+        tensor_filter_grad<ELEMENT, ROWS, COLUMNS>(x, dy, parts, part_pixels, g);              \
     }

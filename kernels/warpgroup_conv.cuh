@@ -237,6 +237,8 @@ __device__ __forceinline__ void warpgroup_convolve(const Element* source, const 
         }
     }
     __syncthreads();
+    fetch_ahead(filter, filter_bytes<Element>(g));
+    wait_for_launches_before();
     // Tile after tile, the ring goes on where it is.
     Turn<Block::STAGES> turn;
     PatchCut<Block::ROWS> cut{g, p, p.across * p.down};

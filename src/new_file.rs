@@ -5,6 +5,9 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use tempfile::NamedTempFile;
 
+/// How the hidden names of files begin that have not got theirs yet.
+pub const HIDDEN: &str = ".coronet-";
+
 /// A file that has not got its name yet. Dropped, it goes.
 #[derive(Debug)]
 pub struct NewFile {
@@ -23,7 +26,7 @@ impl NewFile {
         }
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let mut builder = tempfile::Builder::new();
-        builder.prefix(".coronet-");
+        builder.prefix(HIDDEN);
         // Like any file a person makes, for others to read; temporary files are private otherwise.
         #[cfg(unix)]
         builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));

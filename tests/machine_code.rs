@@ -1,11 +1,12 @@
 //! What nvcc has made of the kernels: tensor cores and asynchronous copies where they are meant, nothing kept in memory
-//! that belongs in registers.
+//! that belongs in registers, no memory touched before the launches before are done.
 #![cfg(feature = "cuda")]
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// One compiled file of `kernels/`.
 struct Fatbin {
@@ -27,13 +28,14 @@ fn tool(name: &str) -> Option<PathBuf> {
 
 /// A kernel's instructions by name, without operands: `HMMA.16816.F32`.
 struct Kernel {
+    file: &'static str,
     architecture: u32,
     name: String,
     instructions: Vec<String>,
 }
 
 /// All machine code in a compiled file.
-fn disassembled(cuobjdump: &Path, image: &Path) -> Vec<Kernel> {
+fn disassembled(cuobjdump: &Path, image: &Path, file: &'static str) -> Vec<Kernel> {
     let output = Command::new(cuobjdump).arg("-sass").arg(image).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let mut kernels: Vec<Kernel> = Vec::new();
@@ -42,7 +44,7 @@ fn disassembled(cuobjdump: &Path, image: &Path) -> Vec<Kernel> {
         if let Some(name) = line.strip_prefix("code for sm_") {
             architecture = name.trim_end_matches(char::is_alphabetic).parse().unwrap();
         } else if let Some(name) = line.strip_prefix("Function : ") {
-            kernels.push(Kernel { architecture, name: name.to_owned(), instructions: Vec::new() });
+            kernels.push(Kernel { file, architecture, name: name.to_owned(), instructions: Vec::new() });
         } else if let Some(instruction) = line.split("*/").nth(1).filter(|_| line.starts_with("/*")) {
             // A guard such as `@!P0` stands before the name.
             let name = instruction.split_whitespace().find(|word| !word.starts_with('@'));
@@ -53,9 +55,9 @@ fn disassembled(cuobjdump: &Path, image: &Path) -> Vec<Kernel> {
     kernels
 }
 
-/// The kernels of the files of convolutions, for every architecture they were compiled for; read once, for it takes the
-/// disassembler a while. `None` where there is none.
-fn convolutions() -> Option<&'static [Kernel]> {
+/// All kernels, for every architecture they were compiled for; read once, for it takes the disassembler a while. None where
+/// there is no disassembler.
+fn kernels() -> &'static [Kernel] {
     static KERNELS: OnceLock<Option<Vec<Kernel>>> = OnceLock::new();
     let read = || {
         let Some(cuobjdump) = tool("cuobjdump") else {
@@ -63,24 +65,36 @@ fn convolutions() -> Option<&'static [Kernel]> {
             return None;
         };
         let folder = tempfile::tempdir().unwrap();
-        let mut all = Vec::new();
-        for Fatbin { file, needs, alone, kernels, image } in
-            FATBINS.iter().filter(|fatbin| fatbin.file.starts_with("conv"))
-        {
+        let read = |fatbin: &Fatbin| {
+            let Fatbin { file, needs, alone, kernels, image } = *fatbin;
             let path = folder.path().join(file);
             std::fs::write(&path, image).unwrap();
-            let found = disassembled(&cuobjdump, &path);
-            let runs = |it: &u32| if *alone { it == needs } else { it >= needs };
+            let found = disassembled(&cuobjdump, &path, file);
+            let runs = |it: &u32| if alone { *it == needs } else { *it >= needs };
             for architecture in architectures().filter(runs) {
                 let of_it = found.iter().filter(|kernel| kernel.architecture == architecture);
                 let names: BTreeSet<&str> = of_it.map(|kernel| kernel.name.as_str()).collect();
                 assert_eq!(names, kernels.iter().copied().collect(), "{file} for sm_{architecture}");
             }
-            all.extend(found);
-        }
+            found
+        };
+        let next = AtomicUsize::new(0);
+        let read_some = || {
+            let fatbins = std::iter::from_fn(|| FATBINS.get(next.fetch_add(1, Ordering::Relaxed)));
+            fatbins.flat_map(read).collect::<Vec<Kernel>>()
+        };
+        let all = std::thread::scope(|scope| {
+            let threads = [(); 2].map(|()| scope.spawn(read_some));
+            threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
+        });
         Some(all)
     };
-    KERNELS.get_or_init(read).as_deref()
+    KERNELS.get_or_init(read).as_deref().unwrap_or_default()
+}
+
+/// Those of the files of convolutions.
+fn convolutions() -> impl Iterator<Item = &'static Kernel> {
+    kernels().iter().filter(|kernel| kernel.file.starts_with("conv"))
 }
 
 /// The architectures that the kernels were compiled for.
@@ -133,7 +147,7 @@ fn tensor_instructions(architecture: u32, kernel: &str) -> Option<Vec<&'static s
 
 #[test]
 fn convolutions_use_tensor_cores_in_every_precision_but_float32() {
-    for Kernel { architecture, name, instructions } in convolutions().unwrap_or_default() {
+    for Kernel { architecture, name, instructions, .. } in convolutions() {
         match tensor_instructions(*architecture, name) {
             None => assert!(!has(instructions, "HMMA"), "{name} for sm_{architecture} rounds its operands"),
             Some(meant) => {
@@ -147,15 +161,31 @@ fn convolutions_use_tensor_cores_in_every_precision_but_float32() {
 
 #[test]
 fn convolutions_copy_asynchronously_where_the_architecture_can() {
-    for Kernel { architecture, name, instructions } in convolutions().unwrap_or_default() {
+    for Kernel { architecture, name, instructions, .. } in convolutions() {
         let copies = name.starts_with("conv");
         assert_eq!(has(instructions, "LDGSTS"), copies && *architecture >= 80, "{name} for sm_{architecture}");
     }
 }
 
 #[test]
+fn kernels_wait_for_the_launches_before_they_touch_memory_and_let_the_next_begin_where_launches_may_begin_early() {
+    for Kernel { architecture, name, instructions, .. } in kernels() {
+        let place = |of: &[&str]| instructions.iter().position(|name| of.iter().any(|of| name.starts_with(of)));
+        let (waits, goes_on) = (place(&["ACQBULK"]), place(&["PREEXIT"]));
+        let touches = place(&["LD.", "LDG", "LDGSTS", "ST.", "STG", "ATOM", "RED.", "LDE", "STE"]);
+        let of_it = format!("{name} for sm_{architecture}: {waits:?}, {goes_on:?}, {touches:?}");
+        if *architecture < 90 {
+            assert!(waits.is_none() && goes_on.is_none(), "{of_it}");
+        } else {
+            assert!(waits.is_some() && waits < goes_on, "{of_it}");
+            assert!(touches.is_none_or(|touches| waits < Some(touches)), "{of_it}");
+        }
+    }
+}
+
+#[test]
 fn convolutions_keep_nothing_in_memory_that_belongs_in_registers() {
-    for Kernel { architecture, name, instructions } in convolutions().unwrap_or_default() {
+    for Kernel { architecture, name, instructions, .. } in convolutions() {
         assert!(!instructions.iter().any(|name| is_local(name)), "{name} for sm_{architecture}");
     }
 }
@@ -171,7 +201,7 @@ fn a_kernel_that_keeps_an_array_in_memory_is_found() {
     let architecture = architectures().last().unwrap();
     nvcc.args(["-cubin", "-O3", &format!("-arch=sm_{architecture}"), "-o"]).arg(&image).arg(&source);
     assert!(nvcc.status().unwrap().success());
-    assert!(disassembled(&cuobjdump, &image)[0].instructions.iter().any(|name| is_local(name)));
+    assert!(disassembled(&cuobjdump, &image, "keeps")[0].instructions.iter().any(|name| is_local(name)));
 }
 
 /// NVIDIA's own calculator, around its header: reads architecture, threads and shared bytes of a multiprocessor, then

@@ -74,6 +74,7 @@ fn a_clamp_is_left_to_either_side() {
 #[test]
 fn barriers_and_waits_are_removed_and_waits_come_a_group_early() {
     assert_eq!(of("__syncthreads();"), [";"]);
+    assert_eq!(of("wait_for_launches_before();"), [";"]);
     assert_eq!(of("cp_async_commit();"), [";"]);
     assert_eq!(of("cp_async_wait<2>();"), [";", "cp_async_wait<2 + 1>();"]);
 }

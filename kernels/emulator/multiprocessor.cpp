@@ -26,6 +26,8 @@ constexpr size_t MOST_ARRAYS = 64;
 // An array starts at such a multiple.
 constexpr size_t STATIC_ALIGNMENT = 16;
 constexpr unsigned char GUARD_BYTE = 0xa5;
+// What a GPU fetches at once.
+constexpr size_t FETCHED_LINE = 128;
 constexpr unsigned WHOLE_WARP = ~0u;
 constexpr unsigned NOBODY = ~0u;
 
@@ -60,6 +62,9 @@ std::string Multiprocessor::run(const Launch& launch) {
         blocks_[place]->threads.resize(threads);
         place_shared(*blocks_[place]);
     }
+    fetched_.clear();
+    fetched_from_ = nullptr;
+    fetched_bytes_ = 0;
     here.block_size = launch.block;
     here.grid_size = launch.grid;
     allocations_.refresh();
@@ -70,6 +75,7 @@ std::string Multiprocessor::run(const Launch& launch) {
     } else {
         run_in_turn();
     }
+    if (problem_.empty()) check_fetched();
     launch_ = nullptr;
     return problem_;
 }
@@ -207,6 +213,7 @@ void Multiprocessor::start_block(uint3 index) {
         thread.waits_at = "the start";
         thread.waits_from = nullptr;
         thread.ended = false;
+        thread.has_waited = false;
         thread.copies.clear();
         thread.groups.clear();
         thread.products = 0;
@@ -251,6 +258,7 @@ void Multiprocessor::enter_thread() {
         self.fail_at(nullptr, "the emulator failed: %s", error.what());
     }
     Thread& thread = self.block_->threads[self.block_->running];
+    if (!thread.has_waited) self.fail_at(nullptr, "the kernel ended without having waited for the launches before it");
     if (!thread.copies.empty()) {
         self.fail_at(thread.copies[0].site, "the kernel ended with asynchronous copies that it never waited for");
     }
@@ -306,6 +314,41 @@ void Multiprocessor::let_another_run() {
     const Fiber& next = next_thread();
     block_->ready.push_back(leaving);
     switch_fiber(block_->threads[leaving].fiber, next);
+}
+
+void Multiprocessor::wait_for_launches_before() { block_->threads[block_->running].has_waited = true; }
+
+void Multiprocessor::fetch_line(const unsigned char* line) {
+    called_from_ = CALLER;
+    if (allocations_.find(line) == nullptr) fail("a line is to be fetched that does not begin in device memory");
+    fetched_.push_back(line);
+}
+
+void Multiprocessor::expect_fetched(const void* start, int bytes) {
+    called_from_ = CALLER;
+    auto from = static_cast<const unsigned char*>(start);
+    bool is_first = fetched_from_ == nullptr;
+    if (!is_first && (from != fetched_from_ || bytes != fetched_bytes_)) fail("threads are to fetch different lines");
+    fetched_from_ = from;
+    fetched_bytes_ = bytes;
+}
+
+/// Finds lines that were fetched twice or not at all.
+void Multiprocessor::check_fetched() {
+    std::sort(fetched_.begin(), fetched_.end());
+    size_t lines = (size_t(fetched_bytes_) + FETCHED_LINE - 1) / FETCHED_LINE;
+    bool is_right = fetched_.size() == lines;
+    for (size_t i = 0; is_right && i < lines; i++) is_right = fetched_[i] == fetched_from_ + i * FETCHED_LINE;
+    if (!is_right) {
+        problem_ = std::string("kernel ") + launch_->name + " does not fetch each line of " +
+                   std::to_string(fetched_bytes_) + " bytes once";
+    }
+}
+
+/// Ends the launch if the running thread is at device memory that launches before may still be at.
+void Multiprocessor::check_turn(const void* address, Site site) {
+    if (block_->threads[block_->running].has_waited || allocations_.find(address) == nullptr) return;
+    fail_at(site, "the kernel touches device memory before it has waited for the launches before it");
 }
 
 void Multiprocessor::barrier() {
@@ -434,11 +477,13 @@ void Multiprocessor::check_counter(const unsigned* address, const char* what) {
     if (allocation == nullptr || reinterpret_cast<uintptr_t>(address) % sizeof *address != 0) {
         fail("%s what is no number in device memory", what);
     }
+    check_turn(address, called_from_);
 }
 
 void Multiprocessor::note_access(const void* address, size_t bytes, bool writes, Site site) {
     // The launcher, too, reads arguments through instrumented code.
     if (launch_ == nullptr) return;
+    check_turn(address, site);
     if (traffic_.counts()) count_access(address, bytes, site);
     check_access(address, bytes, writes, site);
 }
@@ -570,6 +615,7 @@ void Multiprocessor::copy_async(void* to, const void* from, unsigned bytes, unsi
     if (left < source_bytes) {
         fail("an asynchronous copy reads %u bytes where %zu are left of the allocation", source_bytes, left);
     }
+    if (source_bytes > 0) check_turn(from, called_from_);
     Copies when = launch_->schedule.copies;
     Copy copy{to, from, bytes, source_bytes, called_from_, false};
     if (DETECTS_RACES) {

@@ -107,6 +107,15 @@ public:
 
     // What the running CUDA thread may ask for.
 
+    /// From here on the thread may touch device memory; every thread of a launch must come here.
+    void wait_for_launches_before();
+
+    /// Asks for a line of 128 bytes to be fetched; it must begin in device memory.
+    void fetch_line(const unsigned char* line);
+
+    /// Says which lines the threads of the launch fetch, together and each once: those of so many bytes. All say the same.
+    void expect_fetched(const void* start, int bytes);
+
     /// `__syncthreads`: every thread of the block must come here.
     void barrier();
 
@@ -215,6 +224,8 @@ private:
         const char* waits_at = nullptr;
         Site waits_from = nullptr;
         bool ended = false;
+        /// For the launches before.
+        bool has_waited = false;
         /// Copies not yet performed, oldest first, and where each committed group ends.
         std::vector<Copy> copies;
         std::vector<size_t> groups;
@@ -339,6 +350,8 @@ private:
     [[noreturn]] void report_deadlock();
     [[noreturn]] void abandon_block();
     void perform(const Copy& copy);
+    void check_turn(const void* address, Site site);
+    void check_fetched();
     void check_access(const void* address, size_t bytes, bool writes, Site site);
     void count_access(const void* address, size_t bytes, Site site);
     uint64_t random();
@@ -351,6 +364,10 @@ private:
     std::vector<std::unique_ptr<Block>> blocks_;
     /// The one that is running.
     Block* block_ = nullptr;
+    /// The lines that the launch has fetched, and those that it was said to fetch.
+    std::vector<const unsigned char*> fetched_;
+    const unsigned char* fetched_from_ = nullptr;
+    int fetched_bytes_ = 0;
     /// Where the running thread has called last.
     Site called_from_ = nullptr;
     uint64_t random_state_ = 0;

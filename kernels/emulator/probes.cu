@@ -4,6 +4,7 @@
 
 /// Sums 64 numbers a block over two warps, through shared memory: y[block] = sum of x[64 block + i].
 extern "C" __global__ void probe_block_sum(const float* x, float* y) {
+    wait_for_launches_before();
     SHARED_ARRAY(float, sums, 2);
     float sum = warp_sum(x[64 * blockIdx.x + threadIdx.x]);
     if (threadIdx.x % 32 == 0) sums[threadIdx.x / 32] = sum;
@@ -13,23 +14,51 @@ extern "C" __global__ void probe_block_sum(const float* x, float* y) {
 
 /// As `probe_block_sum`, but the reader does not wait for the other warp.
 extern "C" __global__ void probe_missing_barrier(const float* x, float* y) {
+    wait_for_launches_before();
     SHARED_ARRAY(float, sums, 2);
     float sum = warp_sum(x[64 * blockIdx.x + threadIdx.x]);
     if (threadIdx.x % 32 == 0) sums[threadIdx.x / 32] = sum;
     if (threadIdx.x == 0) y[blockIdx.x] = sums[0] + sums[1];
 }
 
+/// y[i] = x[i], counted, once `fetched` bytes of x are asked for. Right only where `early` is 0: at 1 the kernel reads, at 2 it
+/// copies, at 3 it counts before it waits for the launches before it, and at 4 its first thread never waits; at 5 all threads
+/// fetch the first line.
+extern "C" __global__ void probe_turn(const float* x, float* y, unsigned* counter, int fetched, int early) {
+    SHARED_MEMORY(float4, tile);
+    fetch_ahead(x, fetched);
+    float number = early == 1 ? x[threadIdx.x] : 0.0f;
+    if (early == 2) {
+        cp_async16(&tile[threadIdx.x], x, true);
+        cp_async_wait<0>();
+    }
+    if (early == 3) atomicAdd(counter, 1);
+    if (early == 4 && threadIdx.x == 0) return;
+    if (early == 5) fetch_line(reinterpret_cast<const unsigned char*>(x));
+    wait_for_launches_before();
+    if (early == 0) {
+        number = x[threadIdx.x];
+        atomicAdd(counter, 1);
+    }
+    y[threadIdx.x] = number;
+}
+
 /// Counts threads: y[thread] = 1 where another one has come between its look at the number and its addition.
 extern "C" __global__ void probe_outdated_look(unsigned* number, float* y) {
+    wait_for_launches_before();
     unsigned look = counter_now(number);
     y[threadIdx.x] = atomicAdd(number, 1) == look ? 0.0f : 1.0f;
 }
 
 /// y = the least of `numbers`.
-extern "C" __global__ void probe_least(const unsigned* numbers, unsigned* y) { atomicMin(y, numbers[threadIdx.x]); }
+extern "C" __global__ void probe_least(const unsigned* numbers, unsigned* y) {
+    wait_for_launches_before();
+    atomicMin(y, numbers[threadIdx.x]);
+}
 
 /// Copies four numbers a thread through shared memory into the neighbour's place; `valid` of them, then zeros.
 extern "C" __global__ void probe_copy(const float* x, float* y, int valid) {
+    wait_for_launches_before();
     SHARED_MEMORY(float4, tile);
     int i = static_cast<int>(threadIdx.x);
     cp_async16(&tile[i], x + 4 * i, i < valid);
@@ -42,6 +71,7 @@ extern "C" __global__ void probe_copy(const float* x, float* y, int valid) {
 
 /// Reads what was copied before the wait.
 extern "C" __global__ void probe_early_read(const float* x, float* y) {
+    wait_for_launches_before();
     SHARED_MEMORY(float4, tile);
     int i = static_cast<int>(threadIdx.x);
     cp_async16(&tile[i], x + 4 * i, true);
@@ -53,6 +83,7 @@ extern "C" __global__ void probe_early_read(const float* x, float* y) {
 /// y = sum of what all blocks have written to `parts`, one number a thread, by the last block. It is right only with both
 /// fences and the barrier before the count, which `order` stands for: 1, 2 and 4.
 extern "C" __global__ void probe_last_block(float* parts, unsigned* counter, float* y, int order) {
+    wait_for_launches_before();
     parts[blockIdx.x * blockDim.x + threadIdx.x] = 1.0f;
     if (order & 4) __syncthreads();
     bool is_last = false;
@@ -69,6 +100,7 @@ extern "C" __global__ void probe_last_block(float* parts, unsigned* counter, flo
 
 /// Each thread writes a number; y[block] = the sum of what all blocks have written.
 extern "C" __global__ void probe_all_blocks(float* parts, unsigned* counters, float* y) {
+    wait_for_launches_before();
     parts[blockIdx.x * blockDim.x + threadIdx.x] = 1.0f;
     wait_for_all_blocks(counters);
     if (threadIdx.x != 1) return;
@@ -80,6 +112,7 @@ extern "C" __global__ void probe_all_blocks(float* parts, unsigned* counters, fl
 /// As `probe_all_blocks`, right only with all of what `order` stands for: a barrier before and after, 1 and 2; a fence before
 /// the count, 4, after it in the block that counts last, 8, and after the wait, 16.
 extern "C" __global__ void probe_some_order(float* parts, unsigned* counters, float* y, int order) {
+    wait_for_launches_before();
     parts[blockIdx.x * blockDim.x + threadIdx.x] = 1.0f;
     if (order & 1) __syncthreads();
     if (threadIdx.x == 0) {
@@ -102,42 +135,49 @@ extern "C" __global__ void probe_some_order(float* parts, unsigned* counters, fl
 
 /// The first thread of each block waits for what no block does.
 extern "C" __global__ void probe_endless_wait(unsigned* counter) {
+    wait_for_launches_before();
     if (threadIdx.x == 0) wait_for_change(counter, 0);
     __syncthreads();
 }
 
 /// Never waits.
 extern "C" __global__ void probe_forgotten_wait(const float* x) {
+    wait_for_launches_before();
     SHARED_MEMORY(float4, tile);
     cp_async16(&tile[threadIdx.x], x + 4 * threadIdx.x, true);
 }
 
 /// Reads shared memory that nobody has written.
 extern "C" __global__ void probe_unwritten(float* y) {
+    wait_for_launches_before();
     SHARED_MEMORY(float, tile);
     y[threadIdx.x] = tile[threadIdx.x];
 }
 
 /// Writes `past` numbers behind its dynamic shared memory of one number a thread.
 extern "C" __global__ void probe_overrun(int past) {
+    wait_for_launches_before();
     SHARED_MEMORY(float, tile);
     tile[threadIdx.x + past] = 1.0f;
 }
 
 /// Half of the threads end before the barrier.
 extern "C" __global__ void __launch_bounds__(64) probe_early_end() {
+    wait_for_launches_before();
     if (threadIdx.x < blockDim.x / 2) return;
     __syncthreads();
 }
 
 /// The two halves of a warp wait in different places.
 extern "C" __global__ void probe_divergence(float* y) {
+    wait_for_launches_before();
     float sum = threadIdx.x < 16 ? warp_sum(1.0f) : __shfl_sync(WHOLE_WARP, 1.0f, 0);
     y[threadIdx.x] = sum;
 }
 
 /// Declares more shared memory than a block may have.
 extern "C" __global__ void probe_large_array(float* y) {
+    wait_for_launches_before();
     SHARED_ARRAY(float, tile, 16 * 1024);
     tile[threadIdx.x] = 1.0f;
     y[threadIdx.x] = tile[threadIdx.x];
@@ -145,6 +185,7 @@ extern "C" __global__ void probe_large_array(float* y) {
 
 /// Turns a warp's numbers round through shared memory, ordered by `__syncwarp` alone.
 extern "C" __global__ void probe_warp_order(float* y) {
+    wait_for_launches_before();
     SHARED_ARRAY(float, numbers, 32);
     numbers[threadIdx.x] = y[threadIdx.x];
     __syncwarp();
@@ -153,16 +194,21 @@ extern "C" __global__ void probe_warp_order(float* y) {
 
 /// As `probe_warp_order` without the order.
 extern "C" __global__ void probe_warp_race(float* y) {
+    wait_for_launches_before();
     SHARED_ARRAY(float, numbers, 32);
     numbers[threadIdx.x] = y[threadIdx.x];
     y[threadIdx.x] = numbers[threadIdx.x ^ 1];
 }
 
 /// Every block writes the same number to the same place: right on every run, and still a race.
-extern "C" __global__ void probe_block_race(float* y) { *y = 1.0f; }
+extern "C" __global__ void probe_block_race(float* y) {
+    wait_for_launches_before();
+    *y = 1.0f;
+}
 
 /// Two turns through one buffer; the refill does not wait for the other threads' reads.
 extern "C" __global__ void probe_early_refill(const float* x, float* y) {
+    wait_for_launches_before();
     SHARED_MEMORY(float4, tile);
     int i = static_cast<int>(threadIdx.x);
     float sum = 0.0f;
@@ -178,14 +224,19 @@ extern "C" __global__ void probe_early_refill(const float* x, float* y) {
 
 /// Writes four numbers at once from number `offset` on.
 extern "C" __global__ void probe_misaligned(float* y, int offset) {
+    wait_for_launches_before();
     *reinterpret_cast<float4*>(y + offset) = make_float4(1.0f, 1.0f, 1.0f, 1.0f);
 }
 
 /// Squares an integer.
-extern "C" __global__ void probe_overflow(float* y, int x) { *y = static_cast<float>(x * x); }
+extern "C" __global__ void probe_overflow(float* y, int x) {
+    wait_for_launches_before();
+    *y = static_cast<float>(x * x);
+}
 
 /// Reads number `threadIdx.x * stride` of shared memory, once it is written.
 extern "C" __global__ void probe_banks(float* y, int stride) {
+    wait_for_launches_before();
     SHARED_MEMORY(float, tile);
     int i = static_cast<int>(threadIdx.x);
     for (int k = i; k < 1024; k += 32) tile[k] = 1.0f;
@@ -195,6 +246,7 @@ extern "C" __global__ void probe_banks(float* y, int stride) {
 
 /// Reads four numbers at once from number `threadIdx.x * stride` of shared memory, once they are written.
 extern "C" __global__ void probe_wide_banks(float* y, int stride) {
+    wait_for_launches_before();
     SHARED_MEMORY(float, tile);
     int i = static_cast<int>(threadIdx.x);
     for (int k = i; k < 1024; k += 32) tile[k] = 1.0f;
@@ -204,11 +256,13 @@ extern "C" __global__ void probe_wide_banks(float* y, int stride) {
 
 /// y[i] = x[stride i]
 extern "C" __global__ void probe_stride(const float* x, float* y, int stride) {
+    wait_for_launches_before();
     y[threadIdx.x] = x[static_cast<int>(threadIdx.x) * stride];
 }
 
 /// Lane i adds up the first i + 1 numbers: the loop's turns have ever fewer lanes.
 extern "C" __global__ void probe_ragged(const float* x, float* y) {
+    wait_for_launches_before();
     float sum = 0.0f;
     for (unsigned k = 0; k <= threadIdx.x; k++) sum += x[k];
     y[threadIdx.x] = sum;
@@ -219,10 +273,16 @@ struct Triple {
 };
 
 /// Two threads copy each other's struct.
-extern "C" __global__ void probe_struct_race(Triple* y) { y[threadIdx.x ^ 1] = y[threadIdx.x]; }
+extern "C" __global__ void probe_struct_race(Triple* y) {
+    wait_for_launches_before();
+    y[threadIdx.x ^ 1] = y[threadIdx.x];
+}
 
 /// y[i] = x[i], three numbers each.
-extern "C" __global__ void probe_struct_copy(const Triple* x, Triple* y) { y[threadIdx.x] = x[threadIdx.x]; }
+extern "C" __global__ void probe_struct_copy(const Triple* x, Triple* y) {
+    wait_for_launches_before();
+    y[threadIdx.x] = x[threadIdx.x];
+}
 
 /// What `probe_stages` leaves out, or does wrong.
 enum Fault : int {
@@ -247,6 +307,7 @@ enum Fault : int {
 /// a: [step][2][64 rows][8], b: [step][4][16][8 columns], both as they lie in a stage. Right unless there are `faults`.
 extern "C" __global__ void __launch_bounds__(160)
     probe_stages(const float4* a, const float4* b, float* y, int steps, int faults) {
+    wait_for_launches_before();
     constexpr int A_CHUNKS = 128, CHUNKS = A_CHUNKS + 64;
     SHARED_MEMORY(float4, stages);
     SHARED_ARRAY(uint64_t, filled, 2);

@@ -43,6 +43,9 @@ pub struct Report {
     /// Resident bytes at most of a process that has loaded the network and segmented a frame; of this process where
     /// there was no other.
     pub peak_resident_bytes: Option<u64>,
+    /// Bytes of the device's own memory that such a process has taken beyond what the driver keeps for itself; `None` where the
+    /// device has none, or no process was started.
+    pub device_memory_bytes: Option<u64>,
 }
 
 /// What was measured.

@@ -253,7 +253,8 @@ fn measured(arguments: &Arguments) -> Result<Report> {
         ceilings,
         cold_start: ColdStart::of(&cold.times),
         arena_bytes,
-        peak_resident_bytes: cold.peak_resident_bytes.or_else(peak_resident_bytes),
+        peak_resident_bytes: cold.memory.resident.or_else(peak_resident_bytes),
+        device_memory_bytes: cold.memory.of_device,
     })
 }
 

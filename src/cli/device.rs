@@ -24,6 +24,11 @@ pub struct DeviceOptions {
     #[arg(long)]
     warpgroups: bool,
 
+    /// Begin each launch of a frame a little before the one before it is done, and wait where it must (programmatic dependent
+    /// launch, from sm_90 on); not measured yet
+    #[arg(long)]
+    launches_ahead: bool,
+
     /// How a GPU cuts its convolutions on tensor cores: the file of `coronet tune`, or none for the rule by size; by
     /// default the file that `coronet tune` keeps for this GPU, if there is one, but not with --warpgroups
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
@@ -37,6 +42,9 @@ impl DeviceOptions {
         let opened = self.device.open(self.threads.map(NonZeroUsize::get))?;
         if let Some(reason) = opened.reason.filter(|_| !quiet) {
             note(&format!("coronet: {reason}"));
+        }
+        if self.launches_ahead {
+            opened.device.launch_ahead()?;
         }
         match (&self.tuning, self.warpgroups) {
             // Who asks for warpgroups wants to see them, not what was found to be better.
@@ -68,14 +76,17 @@ impl DeviceOptions {
     pub fn words(&self) -> Vec<String> {
         let threads = self.threads.map(|threads| ["--threads".to_owned(), threads.to_string()]);
         let warpgroups = self.warpgroups.then(|| "--warpgroups".to_owned());
+        let ahead = self.launches_ahead.then(|| "--launches-ahead".to_owned());
         let device = ["--device".to_owned(), self.device.to_string()];
         let tuning = self.tuning.as_ref().map(|file| ["--tuning".to_owned(), file.display().to_string()]);
         let (threads, tuning) = (threads.into_iter().flatten(), tuning.into_iter().flatten());
-        device.into_iter().chain(threads).chain(warpgroups).chain(tuning).collect()
+        device.into_iter().chain(threads).chain(warpgroups).chain(ahead).chain(tuning).collect()
     }
 
     /// What was asked for, in words: `cuda by warpgroups`.
     pub fn said(&self) -> String {
-        format!("{}{}", self.device, if self.warpgroups { " by warpgroups" } else { "" })
+        let by = if self.warpgroups { " by warpgroups" } else { "" };
+        let launches = if self.launches_ahead { ", launches ahead" } else { "" };
+        format!("{}{by}{launches}", self.device)
     }
 }

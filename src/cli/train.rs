@@ -130,10 +130,15 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         .map_err(|_| Error::Request(format!("{} minutes between checkpoints cannot be", arguments.checkpoint_every)))?;
     // What is cheap to find wrong comes first.
     let dataset = Dataset::open(&arguments.data)?;
-    let (mut folder, configuration, split) =
-        if arguments.resume { resumed(arguments, &dataset)? } else { begun(arguments, &dataset)? };
-    let Configuration { settings, start, precision, .. } = &configuration;
-    let start = start.weights(settings.seed)?;
+    let (folder, configuration, split) = if arguments.resume {
+        let (folder, configuration, split) = resumed(arguments, &dataset)?;
+        (Some(folder), configuration, split)
+    } else {
+        let (configuration, split) = planned(arguments, &dataset)?;
+        (None, configuration, split)
+    };
+    let Configuration { settings, precision, .. } = &configuration;
+    let start = configuration.weights(folder.as_ref())?;
     let device = arguments.device.open(arguments.quiet)?.with_precision(*precision)?;
     let training = Training {
         dataset: &dataset,
@@ -143,6 +148,15 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         device: &*device,
         workers: arguments.workers.get(),
         between_checkpoints,
+    };
+    let mut folder = match folder {
+        Some(folder) => folder,
+        None => {
+            training.check()?;
+            let folder = RunFolder::create(&arguments.out)?;
+            configuration.begin(&folder, &dataset, &split)?;
+            folder
+        }
     };
     let progress = TrainingProgress::new(arguments.quiet, settings.recipe.batch);
     let outcome = train(&training, &mut folder, &progress)?;
@@ -175,8 +189,8 @@ fn start(arguments: &Arguments) -> Start {
     }
 }
 
-/// A new run: everything is checked before its folder is made.
-fn begun(arguments: &Arguments, dataset: &Dataset) -> Result<(RunFolder, Configuration, Split)> {
+/// A new run, which has no folder yet: that is made when everything has been checked.
+fn planned(arguments: &Arguments, dataset: &Dataset) -> Result<(Configuration, Split)> {
     let mut recipe = arguments.preset.recipe();
     fn set<T>(target: &mut T, value: Option<T>) {
         if let Some(value) = value {
@@ -200,9 +214,7 @@ fn begun(arguments: &Arguments, dataset: &Dataset) -> Result<(RunFolder, Configu
     network.check_size(settings.recipe.side, settings.recipe.side)?;
     let split = Split::new(dataset, settings.split, settings.seed)?;
     let configuration = Configuration::new(&arguments.data, start, network, arguments.precision, settings);
-    let folder = RunFolder::create(&arguments.out)?;
-    configuration.begin(&folder, dataset, &split)?;
-    Ok((folder, configuration, split))
+    Ok((configuration, split))
 }
 
 /// A run that goes on, on the same frames.

@@ -40,8 +40,9 @@ impl FromStr for DeviceChoice {
             "cpu" => Ok(DeviceChoice::Cpu),
             "emulated" => Ok(DeviceChoice::Emulated),
             other => {
-                let number = other.strip_prefix("cuda:").and_then(|number| number.parse().ok());
-                number.map(DeviceChoice::Cuda).ok_or_else(unknown)
+                // The driver counts them by an int.
+                let number = other.strip_prefix("cuda:").and_then(|number| u16::from_str(number).ok());
+                number.map(|number| DeviceChoice::Cuda(number.into())).ok_or_else(unknown)
             }
         }
     }

@@ -41,12 +41,15 @@ pub(crate) fn storage(shape: Shape) -> usize {
     }
 }
 
+/// Whether a value's elements lie one after the other as in the tensor, with padding only behind the last.
+fn is_in_order(shape: Shape) -> bool {
+    matches!(shape, Shape::Scalar | Shape::Channels { .. } | Shape::Window { .. })
+}
+
 /// Calls `place(position in the tensor, position in memory)` for every element of a value.
 fn for_each_place(shape: Shape, panels: Panels, mut place: impl FnMut(usize, usize)) {
     match shape {
-        Shape::Scalar | Shape::Channels { .. } | Shape::Window { .. } => {
-            (0..shape.elements()).for_each(|i| place(i, i));
-        }
+        Shape::Scalar | Shape::Channels { .. } | Shape::Window { .. } => unreachable!("{shape} is copied as it is"),
         Shape::Maps { batch, channels, height, width } => {
             let (area, lanes) = (height * width, padded(channels));
             for n in 0..batch {
@@ -93,12 +96,21 @@ fn for_each_output(outputs: usize, panels: Panels, mut visit: impl FnMut(usize, 
 
 /// Writes a tensor's elements to their places and zeros to the padding.
 pub(crate) fn pack(shape: Shape, panels: Panels, tensor: &[f32], memory: &mut [f32]) {
+    if is_in_order(shape) {
+        let (numbers, padding) = memory.split_at_mut(tensor.len());
+        numbers.copy_from_slice(tensor);
+        padding.fill(0.0);
+        return;
+    }
     memory.fill(0.0);
     for_each_place(shape, panels, |from, to| memory[to] = tensor[from]);
 }
 
 /// Reads a tensor's elements from their places.
 pub(crate) fn unpack(shape: Shape, panels: Panels, memory: &[f32], tensor: &mut [f32]) {
+    if is_in_order(shape) {
+        return tensor.copy_from_slice(&memory[..tensor.len()]);
+    }
     for_each_place(shape, panels, |to, from| tensor[to] = memory[from]);
 }
 

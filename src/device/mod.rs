@@ -43,6 +43,9 @@ pub trait Device: Target + Send + Sync {
     /// The precisions it can multiply in; float32 is always among them.
     fn precisions(&self) -> Vec<Precision>;
 
+    /// The one it does multiply in.
+    fn precision(&self) -> Precision;
+
     /// The same device, multiplying in `precision`; programs are lowered for it anew.
     ///
     /// # Errors
@@ -59,6 +62,21 @@ pub trait Device: Target + Send + Sync {
     /// [`crate::Error::Device`] where there are none.
     fn by_warpgroups(&self) -> Result<Box<dyn Device>> {
         Err(crate::Error::Device(format!("{} has no warpgroups: that needs an sm_90", self.describe())))
+    }
+
+    /// Bytes of its own memory that were taken since it was opened, kernels included, beyond what its driver keeps for itself;
+    /// by this process, unless another one came meanwhile. `None` where it has no memory of its own, or nobody can tell.
+    fn memory_taken(&self) -> Option<u64> {
+        None
+    }
+
+    /// From now on each launch of a frame, or of a training step, may begin before the one before it is done, and waits for it
+    /// where it must. Not the default as long as nobody has measured it.
+    ///
+    /// # Errors
+    /// [`crate::Error::Device`] where that cannot be had.
+    fn launch_ahead(&self) -> Result<()> {
+        Err(crate::Error::Device(format!("{} launches nothing: that is for GPUs", self.describe())))
     }
 
     /// The GPU, or emulated one, that this device is, if it is one.

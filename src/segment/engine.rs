@@ -1,7 +1,7 @@
 //! The engine as a [`WindowNetwork`]: weights, a device and an input size become a network ready to run.
 
 use super::WindowNetwork;
-use crate::device::{Device, FramePath, FrameSession, RunTime, Session};
+use crate::device::{Device, FramePath, FrameSession, Precision, RunTime, Session};
 use crate::error::{Error, Result};
 use crate::media::{Colour, Size};
 use crate::model::{ARCHITECTURE, CeNet, Config};
@@ -15,6 +15,7 @@ pub struct EngineNetwork {
     network: CeNet,
     session: Box<dyn Session>,
     device: String,
+    precision: Precision,
     /// Where its weights come from, for people.
     origin: Option<String>,
     size: Size,
@@ -35,7 +36,8 @@ impl EngineNetwork {
         let mut session = device.load(program)?;
         weights.write_into(&network, |id, numbers| session.write(id, numbers))?;
         let window = vec![0.0; config.in_channels() * config.frames() * size.area()];
-        Ok(EngineNetwork { network, session, device: device.describe(), origin: None, size, window })
+        let (device, precision) = (device.describe(), device.precision());
+        Ok(EngineNetwork { network, session, device, precision, origin: None, size, window })
     }
 
     /// The same network that says where its weights come from when it describes itself.
@@ -130,7 +132,7 @@ impl WindowNetwork for EngineNetwork {
             "weights": self.origin,
             "input_size": self.size,
             "device": self.device,
-            "precision": "fp32",
+            "precision": self.precision,
             "arena_bytes": self.session.program().arena_len() * size_of::<f32>(),
         })
     }

@@ -28,7 +28,7 @@ pub struct Configuration {
     pub data: PathBuf,
     /// Where the first weights came from.
     pub start: Start,
-    /// The network, for people; the weights say it, too.
+    /// The network.
     pub network: serde_json::Value,
     /// What convolutions multiply.
     pub precision: Precision,
@@ -44,8 +44,8 @@ impl Configuration {
             schema_version: SCHEMA_VERSION,
             coronet: env!("CARGO_PKG_VERSION").to_owned(),
             commit: crate::COMMIT.map(str::to_owned),
-            data: std::path::absolute(data).unwrap_or_else(|_| data.to_path_buf()),
-            start,
+            data: absolute(data),
+            start: start.with(absolute),
             network: serde_json::json!(network),
             precision,
             settings,
@@ -76,6 +76,29 @@ impl Configuration {
             return Err(Error::Request(format!("{} is of another version of Coronet", path.display())));
         }
         Ok(configuration)
+    }
+
+    /// The weights to start from. Of those that a run goes on from nothing is left but the network: what they came from may be
+    /// gone.
+    ///
+    /// # Errors
+    /// As [`Start::weights`]; [`Error::Request`] when the configuration is damaged.
+    pub fn weights(&self, run: Option<&RunFolder>) -> Result<Weights> {
+        #[derive(Deserialize)]
+        struct Network {
+            width: usize,
+            stem: Stem,
+            neighbours: usize,
+            in_channels: usize,
+        }
+        let Some(run) = run.filter(|run| run.file(file::CHECKPOINT).exists()) else {
+            return self.start.weights(self.settings.seed);
+        };
+        let damaged = |what| Error::Request(format!("{} is damaged: {what}", run.file(file::CONFIGURATION).display()));
+        let network = serde_json::from_value(self.network.clone()).map_err(|error| damaged(error.to_string()))?;
+        let Network { width, stem, neighbours, in_channels } = network;
+        let config = Config::new(width, stem, neighbours, in_channels).map_err(|error| damaged(error.to_string()))?;
+        Weights::seeded(config, self.settings.seed)
     }
 
     /// The split that the run in `folder` began with, of the same frames.
@@ -130,7 +153,23 @@ pub enum Start {
     },
 }
 
+/// As from any folder.
+fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf())
+}
+
 impl Start {
+    /// The same with another path to its file.
+    fn with(self, path: impl Fn(&Path) -> PathBuf) -> Start {
+        match self {
+            Start::Seeded { .. } => self,
+            Start::Encoder { file, stem, neighbours, in_channels } => {
+                Start::Encoder { file: path(&file), stem, neighbours, in_channels }
+            }
+            Start::Weights { file } => Start::Weights { file: path(&file) },
+        }
+    }
+
     /// These weights; the random ones among them from `seed`.
     ///
     /// # Errors

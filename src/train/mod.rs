@@ -67,6 +67,28 @@ pub struct Training<'a> {
     pub between_checkpoints: Duration,
 }
 
+impl Training<'_> {
+    /// Whether the device can do it: what would only be found once a run has its folder.
+    ///
+    /// # Errors
+    /// [`Error::Request`] when the settings do not fit, [`Error::Device`] when the device lacks memory or what it takes.
+    pub fn check(&self) -> Result<()> {
+        self.load().map(|_| ())
+    }
+
+    /// The program of a step, bound to memory.
+    fn load(&self) -> Result<(TrainingStep, Box<dyn Session>)> {
+        let Settings { recipe, .. } = self.settings;
+        recipe.check()?;
+        let network = CeNet::build(self.start.config(), recipe.batch, recipe.side, recipe.side)?;
+        let step = TrainingStep::build(network, recipe.objective, recipe.optimizer)?;
+        let outputs: [ValueId; 3] = [step.total_loss, step.dice_loss, step.network.probability];
+        let program = Program::lower(&step.network.graph, &outputs, self.device, Placement::Shared)?;
+        let session = self.device.load(program)?;
+        Ok((step, session))
+    }
+}
+
 /// Watches a run from outside and may stop it.
 pub trait TrainingObserver: Sync {
     /// The run begins, or goes on: an epoch has so many steps, and so many steps have been done.
@@ -146,12 +168,7 @@ impl<'a> Trainer<'a> {
     /// The run's program with its first numbers, or its checkpoint's.
     fn new(training: &'a Training<'a>, run: &'a mut RunFolder) -> Result<Trainer<'a>> {
         let Settings { recipe, .. } = training.settings;
-        recipe.check()?;
-        let network = CeNet::build(training.start.config(), recipe.batch, recipe.side, recipe.side)?;
-        let step = TrainingStep::build(network, recipe.objective, recipe.optimizer)?;
-        let outputs: [ValueId; 3] = [step.total_loss, step.dice_loss, step.network.probability];
-        let program = Program::lower(&step.network.graph, &outputs, training.device, Placement::Shared)?;
-        let mut session = training.device.load(program)?;
+        let (step, mut session) = training.load()?;
         let path = run.file(file::CHECKPOINT);
         let progress = if path.exists() {
             checkpoint::load(&path, &step.network.graph, &mut *session)?
@@ -253,7 +270,11 @@ impl<'a> Trainer<'a> {
             Err(Error::Network(what)) => return Err(self.diverged(&what, None)),
             other => other?,
         };
-        let test = self.test(&weights)?;
+        let test = match self.test(&weights) {
+            Ok(test) => test,
+            // As of a file of the training part.
+            Err(error) => return Err(self.save().err().unwrap_or(error)),
+        };
         let Settings { recipe, .. } = self.training.settings;
         let Sums { steps, loss, dice_loss, counts, seconds } = self.progress.sums;
         let all_steps = steps * recipe.epochs as u64;

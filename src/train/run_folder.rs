@@ -4,7 +4,7 @@ use super::report::Epoch;
 use super::tensorboard::{Scalar, event_file};
 use crate::calendar::utc_now;
 use crate::error::{Error, Result};
-use crate::new_file::NewFile;
+use crate::new_file::{HIDDEN, NewFile};
 use crate::plot::{Chart, Series, Style};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -107,8 +107,9 @@ impl RunFolder {
                     path.display()
                 )));
             }
+            Ok(()) => remove_unfinished(path),
             // Without locks nobody can tell; a second run is then the user's to avoid.
-            Ok(()) | Err(TryLockError::Error(_)) => {}
+            Err(TryLockError::Error(_)) => {}
         }
         Ok(RunFolder { path: path.to_path_buf(), log: append(file::LOG)?, _lock: lock })
     }
@@ -190,9 +191,20 @@ impl RunFolder {
     }
 }
 
+/// Removes files that a run was writing when it was killed: nobody else is at work in the folder.
+fn remove_unfinished(path: &Path) {
+    let entries = fs::read_dir(path).into_iter().flatten().flatten();
+    for entry in entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(HIDDEN)) {
+        if entry.file_type().is_ok_and(|of| of.is_file()) {
+            // They are only in the way: one that stays is no reason not to go on.
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+}
+
 /// Files of a run that was killed before it had begun.
 fn is_left_behind(name: &str) -> bool {
-    name == file::LOCK || name == file::LOG || name.starts_with(".coronet-")
+    name == file::LOCK || name == file::LOG || name.starts_with(HIDDEN)
 }
 
 fn scalars(epoch: &Epoch) -> Vec<Scalar> {

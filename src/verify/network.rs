@@ -37,7 +37,8 @@ pub fn layer_cases() -> Result<Vec<Case>> {
     Ok(cases)
 }
 
-/// Convolutions of more channels than any kernel has in fast memory at once, some so many that blocks share them.
+/// Convolutions of more channels than any kernel has in fast memory at once, some so many that blocks share them; those on maps
+/// as high as any patch, so that all of its halo is needed.
 pub fn deep_cases() -> Vec<Case> {
     let shapes = |batch, channels, outputs, height, width| {
         let filter = Shape::Filter { outputs, inputs: channels, height: 3, width: 3 };
@@ -47,7 +48,7 @@ pub fn deep_cases() -> Vec<Case> {
         [Data::Integers, Data::Normal(0.0)].map(|data| Case::new(Conv::same(3), &shapes, data)).into_iter()
     };
     // On the emulated GPU there are more blocks of the first ones than can be shared.
-    of(shapes(13, 192, 8, 5, 6)).chain(of(shapes(1, 584, 72, 9, 10))).collect()
+    of(shapes(13, 192, 8, 5, 6)).chain(of(shapes(1, 584, 72, 16, 10))).collect()
 }
 
 fn configurations() -> Result<Vec<Config>> {

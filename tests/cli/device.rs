@@ -36,6 +36,15 @@ fn auto_says_which_device_it_took_and_why_unless_it_is_to_be_quiet() {
 }
 
 #[test]
+fn launches_may_begin_ahead_if_asked_for_and_where_there_are_none_the_option_is_refused() {
+    let place = Place::new();
+    let sentence = place.refusal(verify_on("cpu").arg("--launches-ahead"));
+    assert!(sentence.ends_with(" launches nothing: that is for GPUs"), "{sentence}");
+    #[cfg(feature = "emulator")]
+    verify_on("emulated").arg("--launches-ahead").assert().success();
+}
+
+#[test]
 fn a_clip_is_segmented_on_the_device_that_is_asked_for() {
     let place = Place::new();
     let input = clips::folder(place.at("clip"), &clips::frames(1));

@@ -129,6 +129,7 @@ fn runs_that_cannot_be_are_refused_before_a_folder_is_made() {
     assert!(said(&["--size", "100"]).contains("100"));
     assert!(said(&["--resume", "--epochs", "2"]).contains("--epochs"));
     assert!(said(&["--init", "absent.safetensors"]).starts_with("cannot read weights "));
+    assert!(said(&["--precision", "float16"]).contains(" does not multiply in float16: "));
     std::fs::remove_file(place.at("data/phantom-0001/frames/0003.png")).unwrap();
     assert!(said(&[]).contains("data/phantom-0001/frames: frame 3 is missing"), "{}", said(&[]));
     assert!(!place.at("run").exists());
@@ -164,6 +165,45 @@ fn a_run_does_not_go_on_with_other_frames_or_in_a_folder_in_use() {
     let said = refused(train(&place, &["--resume", "--out", "run"]));
     assert_eq!(said, "data does not hold the frames any more that the run began with, see run/split.json");
     assert!(Path::new(&place.at("run/best.safetensors")).exists());
+}
+
+#[test]
+fn a_run_goes_on_without_the_file_it_started_from_and_without_what_a_killed_one_was_writing() {
+    let place = Place::new();
+    data_set(&place);
+    let output = done(train(&place, &[&SMALL[..8], &["--epochs", "1", "--quiet", "--out", "first"]].concat()));
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    std::fs::rename(place.at("first/best.safetensors"), place.at("start.safetensors")).unwrap();
+    let arguments = ["--init", "start.safetensors", "--size", "96", "--batch", "2", "--epochs", "1", "--out", "run"];
+    let output = done(train(&place, &arguments));
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    std::fs::remove_file(place.at("start.safetensors")).unwrap();
+    std::fs::write(place.at("run/.coronet-abc"), "half a checkpoint").unwrap();
+    let output = done(train(&place, &["--resume", "--out", "run"]));
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(!place.at("run/.coronet-abc").exists());
+}
+
+#[test]
+fn a_frame_of_the_test_part_that_cannot_be_read_costs_none_of_the_steps_before_it() {
+    let place = Place::new();
+    data_set(&place);
+    // Which frames those are.
+    let output = done(train(&place, &[&SMALL[..8], &["--epochs", "1", "--quiet", "--out", "first"]].concat()));
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let split = std::fs::read_to_string(place.at("first/split.json")).unwrap();
+    let split: serde_json::Value = serde_json::from_str(&split).unwrap();
+    let (clip, frame) = (split["test"][0]["clip"].as_str().unwrap(), split["test"][0]["frames"][0].as_str().unwrap());
+    let label = place.at(&format!("data/{clip}/labels/{frame}"));
+    let whole = std::fs::read(&label).unwrap();
+    std::fs::write(&label, &whole[..whole.len() / 2]).unwrap();
+    let said = refused(train(&place, &[&SMALL[..], &["--quiet", "--out", "run"]].concat()));
+    assert!(said.contains("labels"), "{said}");
+    std::fs::write(&label, &whole).unwrap();
+    let output = done(train(&place, &["--resume", "--out", "run"]));
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let log = std::fs::read_to_string(place.at("run/log.txt")).unwrap();
+    assert!(log.contains(" goes on at step 8 of 24: "), "{log}");
 }
 
 /// A file system that is full: the run stops with one sentence, and what it had saved is whole.

@@ -1,17 +1,17 @@
 //! What only the checked build finds; `CORONET_EMULATOR=checked` makes it.
 
-use super::emulator::{Numbers, ONE, ORDERED, last_block, launch, place, problem, threads};
+use super::emulator::{Numbers, ONE, ORDERED, last_block, launch, place, problem, threads, turn};
 use super::*;
 use coronet::Result;
 use coronet::device::cuda::{Address, Launch, Traffic};
 
 #[test]
-fn tensor_cores_are_clean_with_every_tile_on_the_paths_of_other_architectures() {
+fn tensor_cores_are_clean_with_every_tile_on_the_path_of_older_architectures_and_where_launches_begin_ahead() {
     // Enough of the cases to have every kind of convolution, padding, stride and ragged edges.
     let cases: Vec<Case> = convolutions().into_iter().step_by(7).collect();
-    // The path of sm_80 is run below, and counted.
-    let others = [Architecture::Sm75, Architecture::Sm90];
-    for (architecture, tile) in others.into_iter().flat_map(|of| Tile::ALL.map(|tile| (of, tile))) {
+    // The path of sm_80 is run below, and counted. It is that of sm_90, too, where kernels have to wait.
+    let older = Tile::ALL.map(|tile| (Architecture::Sm75, tile));
+    for (architecture, tile) in older.into_iter().chain([(Architecture::Sm90, Tile::ALL[0])]) {
         let device = CudaDevice::new(EmulatedDriver::of(architecture, Schedule::ALL[2])).with_tile(tile);
         let precisions = device.precisions().into_iter().filter(|precision| *precision != Precision::Float32);
         let checks = precisions.flat_map(|p| cases.iter().map(move |case| Check::Rounded(case.clone(), p)));
@@ -43,6 +43,16 @@ fn a_missing_barrier_is_found_with_both_lines() {
     assert!(reversed.starts_with(&first), "{reversed}");
     let last = format!("of shared memory, which thread 32 writes at {write}, with no barrier between them");
     assert!(reversed.ends_with(&last), "{reversed}");
+}
+
+#[test]
+fn a_read_before_the_launches_before_are_done_is_found_with_its_line() {
+    let read = place("probe_turn", "early == 1");
+    for schedule in Schedule::ALL {
+        let problem = turn(&EmulatedDriver::new(schedule), 0, 1).0.unwrap_err().to_string();
+        let expected = "the kernel touches device memory before it has waited for the launches before it";
+        assert!(problem.ends_with(&format!("{read}: {expected}")), "{problem}");
+    }
 }
 
 #[test]

@@ -87,6 +87,38 @@ fn barriers_and_shuffles_give_the_same_sums_under_every_schedule() {
     }
 }
 
+/// How a launch goes that asks for `fetched` bytes of 32 and is `early`, as `probe_turn` has it; what it has counted and copied.
+pub fn turn(driver: &EmulatedDriver, fetched: usize, early: usize) -> (Result<()>, u32, Vec<f32>) {
+    let (x, y) = (Numbers::new(driver, &[2.0; 8]), Numbers::new(driver, &[0.0; 8]));
+    let counter = Numbers::new(driver, &[0.0]);
+    let probe = Launch::new("probe_turn", ONE, threads(8)).with_shared(8 * 16).with(x.start).with(y.start);
+    let done = launch(driver, probe.with(counter.start).with_int(fetched).with_int(early));
+    (done, counter.read()[0].to_bits(), y.read())
+}
+
+#[test]
+fn a_kernel_waits_for_the_launches_before_it_and_has_nothing_but_fetched_before() {
+    for schedule in Schedule::ALL {
+        let driver = EmulatedDriver::new(schedule);
+        let problem = |fetched, early| turn(&driver, fetched, early).0.unwrap_err().to_string();
+        let (done, count, y) = turn(&driver, 32, 0);
+        done.unwrap();
+        assert_eq!((count, y), (8, vec![2.0; 8]));
+        for early in [2, 3] {
+            let problem = problem(0, early);
+            let expected = "the kernel touches device memory before it has waited for the launches before it";
+            assert!(problem.ends_with(expected), "{early}: {problem}");
+        }
+        let never = problem(0, 4);
+        assert!(never.ends_with("the kernel ended without having waited for the launches before it"), "{never}");
+        let twice = problem(32, 5);
+        assert_eq!(twice, "kernel probe_turn does not fetch each line of 32 bytes once");
+        // The allocation's first line is there, and no second.
+        let outside = problem(129, 0);
+        assert!(outside.ends_with("a line is to be fetched that does not begin in device memory"), "{outside}");
+    }
+}
+
 /// Launches the probe of a last block with some of what orders it; its parts, its counter and its sum.
 pub fn last_block<'a>(driver: &'a EmulatedDriver, order: usize) -> (Result<()>, Numbers<'a>, Numbers<'a>) {
     let zeros = [0.0; 64 * 5];

@@ -147,28 +147,33 @@ fn tensor_cores_give_the_same_bits_under_every_schedule_and_with_every_tile() {
 
 #[test]
 fn tensor_cores_take_the_right_statistics_with_every_tile() {
-    for tile in Tile::ALL {
+    for (number, tile) in Tile::ALL.into_iter().enumerate() {
         let cases = convolutions().into_iter().filter(Case::has_norm);
-        let checks = cases.flat_map(|case| ROUNDED.map(|precision| Check::Rounded(case.clone(), precision)));
+        // The checked build takes its time: each case with one of the tiles.
+        let (first, step) = if cfg!(coronet_checked) { (number, Tile::ALL.len()) } else { (0, 1) };
+        let checks = cases
+            .skip(first)
+            .step_by(step)
+            .flat_map(|case| ROUNDED.map(|precision| Check::Rounded(case.clone(), precision)));
         assert_agreement(checks, &device(Schedule::ALL[2]).with_tile(tile));
     }
 }
 
 #[cfg(not(coronet_checked))] // as above
 #[test]
-fn the_paths_of_all_architectures_give_the_same_bits() {
+fn the_paths_of_both_architectures_give_the_same_bits() {
     let [old, middle, new] =
         Architecture::ALL.map(|of| CudaDevice::new(EmulatedDriver::of(of, Schedule::ALL[of as usize % 3])));
-    for (precision, device) in ROUNDED.iter().zip([&middle, &old, &middle]) {
-        assert!(device.precisions().contains(precision));
-    }
     assert_eq!(old.precisions(), [Precision::Float32, Precision::Float16]);
-    for precision in new.precisions() {
+    for device in [&middle, &new] {
+        assert!(ROUNDED.iter().all(|precision| device.precisions().contains(precision)));
+    }
+    // What sm_90 runs is compiled for sm_80: two paths, and the older one multiplies in these alone.
+    for precision in old.precisions() {
         let at = |device: &CudaDevice| device.with_precision(precision).unwrap();
+        let (old, new) = (at(&old), at(&new));
         for case in convolutions().iter().filter(|case| case.fit != Fit::Exact) {
-            let expected = bits(case, &*at(&middle));
-            assert!(expected == bits(case, &*at(&new)), "{case} in {precision}");
-            assert!(!old.precisions().contains(&precision) || expected == bits(case, &*at(&old)), "{case}");
+            assert!(bits(case, &*old) == bits(case, &*new), "{case} in {precision}");
         }
     }
 }

@@ -48,6 +48,17 @@ fn clip(clip: usize, start_seconds: f64, size: Size) -> Phantom {
 }
 
 #[test]
+fn a_network_says_in_what_it_multiplies() {
+    let cpu = CpuDevice::new(Some(1)).unwrap().with_bfloat(BfloatSet::Portable).unwrap();
+    for precision in cpu.precisions() {
+        let device = cpu.with_precision(precision).unwrap();
+        let described = Segmenter::new(&*device, Size { width: 96, height: 96 }).network.describe();
+        assert_eq!(described["precision"], precision.name());
+    }
+    assert_eq!(cpu.precisions(), [Precision::Float32, Precision::BFloat16]);
+}
+
+#[test]
 fn the_embedded_weights_find_the_vessels_of_the_reference() {
     let size = Size { width: 448, height: 448 };
     let mut segmenter = Segmenter::new(&CpuDevice::new(None).unwrap(), size);

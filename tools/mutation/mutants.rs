@@ -158,7 +158,12 @@ impl Source<'_> {
                 replace(at + 2, end, (!leaves).to_string());
             }
             "min" | "max" | "merge" | "merged" if self.token(at + 1) == "(" => self.call_edits(at, &mut replace),
-            "__syncthreads" | "__syncwarp" | "__threadfence" | "cp_async_commit" | "cp_async_wait" => {
+            "__syncthreads"
+            | "__syncwarp"
+            | "__threadfence"
+            | "cp_async_commit"
+            | "cp_async_wait"
+            | "wait_for_launches_before" => {
                 let end = (at..self.tokens.len()).find(|&i| self.token(i) == ";").unwrap_or(at);
                 replace(at, end, String::new());
                 if token == "cp_async_wait" {

@@ -15,11 +15,33 @@ use std::time::{Duration, Instant};
 pub struct ColdStarts {
     pub times: Vec<Duration>,
     /// Of the last one.
-    pub peak_resident_bytes: Option<u64>,
+    pub memory: Memory,
 }
 
-/// A line that says that the mask is there: vessel pixels, and the most memory the process has had.
+/// What memory a process has taken, in bytes.
+#[derive(Debug, Default, Clone, Copy, PartialEq)]
+pub struct Memory {
+    /// The host's, at most.
+    pub resident: Option<u64>,
+    /// The device's own.
+    pub of_device: Option<u64>,
+}
+
+/// A line that says that the mask is there: vessel pixels, and [`Memory`].
 const FIRST_MASK: &str = "first mask:";
+
+impl Memory {
+    /// As such a line ends: `resident bytes 1024, device bytes -`.
+    fn words(self) -> String {
+        let word = |bytes: Option<u64>| bytes.map_or("-".to_owned(), |bytes| bytes.to_string());
+        format!("resident bytes {}, device bytes {}", word(self.resident), word(self.of_device))
+    }
+
+    fn of_words(line: &str) -> Memory {
+        let bytes = |of: &str| line.split_once(of)?.1.split([' ', ',']).next()?.parse().ok();
+        Memory { resident: bytes("resident bytes "), of_device: bytes("device bytes ") }
+    }
+}
 
 /// Starts the processes; weights that lie in no file are written to one for them.
 pub fn measure(arguments: &Arguments, precision: Precision, weights: &Weights) -> Result<ColdStarts> {
@@ -40,14 +62,14 @@ pub fn measure(arguments: &Arguments, precision: Precision, weights: &Weights) -
         if super::interrupted() {
             return Err(Error::Interrupted);
         }
-        let (time, peak) = started(arguments, precision, &path)?;
+        let (time, memory) = started(arguments, precision, &path)?;
         starts.times.push(time);
-        starts.peak_resident_bytes = peak;
+        starts.memory = memory;
     }
     Ok(starts)
 }
 
-fn started(arguments: &Arguments, precision: Precision, weights: &Path) -> Result<(Duration, Option<u64>)> {
+fn started(arguments: &Arguments, precision: Precision, weights: &Path) -> Result<(Duration, Memory)> {
     let failed = |problem: &str| Error::Device(format!("a process that was to segment one frame {problem}"));
     let program = std::env::current_exe().map_err(|error| failed(&format!("has no program: {error}")))?;
     let frame = arguments.frame();
@@ -72,7 +94,7 @@ fn started(arguments: &Arguments, precision: Precision, weights: &Path) -> Resul
         let said = String::from_utf8_lossy(&output.stderr);
         return Err(failed(&format!("ended with {}: {}", output.status, said.trim())));
     };
-    Ok((time, said.split_whitespace().last().and_then(|bytes| bytes.parse().ok())))
+    Ok((time, Memory::of_words(said)))
 }
 
 /// What such a process does, and says.
@@ -83,6 +105,19 @@ pub fn first_mask(arguments: &Arguments) -> Result<String> {
     // As `coronet segment` does.
     drop(weights);
     let (_, mask) = bench.frame()?;
-    let peak = peak_resident_bytes().map_or("-".to_owned(), |bytes| bytes.to_string());
-    Ok(format!("{FIRST_MASK} {} vessel pixels, resident bytes {peak}", mask.vessel_pixels()))
+    let memory = Memory { resident: peak_resident_bytes(), of_device: device.memory_taken() };
+    Ok(format!("{FIRST_MASK} {} vessel pixels, {}", mask.vessel_pixels(), memory.words()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_is_what_the_line_says() {
+        for (resident, of_device) in [(Some(12), Some(345)), (Some(7), None), (None, Some(8)), (None, None)] {
+            let memory = Memory { resident, of_device };
+            assert_eq!(Memory::of_words(&format!("{FIRST_MASK} 3 vessel pixels, {}", memory.words())), memory);
+        }
+    }
 }

@@ -17,6 +17,8 @@ struct Document {
     #[serde(default)]
     cold_start: Option<Quantity>,
     peak_resident_bytes: Option<u64>,
+    #[serde(default)]
+    device_memory_bytes: Option<u64>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -89,9 +91,12 @@ pub fn compared(a: &Path, b: &Path) -> Result<String> {
         let problem = format!("{} and {} have no mode in common", a.display(), b.display());
         return Err(Error::Request(problem));
     }
-    if let (Some(a), Some(b)) = (first.peak_resident_bytes, second.peak_resident_bytes) {
-        let (a, b) = (a as f64 / 1e6, b as f64 / 1e6);
-        let _ = writeln!(text, "{:<24}{a:>10.1} {b:>10.1} {:>8.3}", "peak memory, MB", b / a);
+    for (name, a, b) in [
+        ("peak memory, MB", first.peak_resident_bytes, second.peak_resident_bytes),
+        ("device memory, MB", first.device_memory_bytes, second.device_memory_bytes),
+    ] {
+        let Some((a, b)) = a.zip(b).map(|(a, b)| (a as f64 / 1e6, b as f64 / 1e6)) else { continue };
+        let _ = writeln!(text, "{name:<24}{a:>10.1} {b:>10.1} {:>8.3}", b / a);
     }
     Ok(text.trim_end().to_owned())
 }

@@ -130,11 +130,11 @@ fn footer(report: &Report) -> String {
             format_args!("cold start, process to first mask: median {median} ms of {count} ({min} to {max})"),
         );
     }
-    let peak = report.peak_resident_bytes.map_or("unknown".to_owned(), |bytes| format!("{:.0} MB", bytes as f64 / 1e6));
-    let _ = write!(
-        text,
-        "peak memory of a process: {peak}; the network's arena: {:.0} MB",
-        report.arena_bytes as f64 / 1e6
-    );
+    let megabytes = |bytes: u64| format!("{:.0} MB", bytes as f64 / 1e6);
+    let peak = report.peak_resident_bytes.map_or("unknown".to_owned(), megabytes);
+    let of_device =
+        report.device_memory_bytes.map_or(String::new(), |bytes| format!(", of the device's {}", megabytes(bytes)));
+    let arena = megabytes(report.arena_bytes);
+    let _ = write!(text, "peak memory of a process: {peak}{of_device}; the network's arena: {arena}");
     text
 }

@@ -54,6 +54,10 @@ fn the_table_has_every_percentile_and_every_kernel() {
     assert!(table::table(&report, true).contains("encoder1.0.conv1  conv "));
     assert!(text.contains("GFLOP/s in registers"), "{text}");
     assert!(!text.contains("cold start"), "none was asked for: {text}");
+    assert!(!text.contains("of the device's"), "a CPU has no memory of its own: {text}");
+    let report = Report { device_memory_bytes: Some(321_000_000), ..report };
+    let text = table::table(&report, false);
+    assert!(text.contains(", of the device's 321 MB; the network's arena: "), "{text}");
 }
 
 #[test]
@@ -71,12 +75,14 @@ fn two_documents_are_compared_and_differences_named() {
     let folder = tempfile::tempdir().unwrap();
     let [a, b] = ["a.json", "b.json"].map(|name| folder.path().join(name));
     let mut report = measured(&arguments(&[])).unwrap();
+    report.device_memory_bytes = Some(300_000_000);
     std::fs::write(&a, serde_json::to_string(&report).unwrap()).unwrap();
     report.config.width = 8;
     for metric in &mut report.modes[0].metrics {
         metric.latency.median *= 2.0;
     }
     report.peak_resident_bytes = None;
+    report.device_memory_bytes = Some(150_000_000);
     std::fs::write(&b, serde_json::to_string(&report).unwrap()).unwrap();
     let text = compare::compared(&a, &b).unwrap();
     assert!(text.contains("width differs: A 4, B 8\n"), "{text}");
@@ -85,6 +91,7 @@ fn two_documents_are_compared_and_differences_named() {
     let numbers: Vec<f64> = row.split_whitespace().skip(2).map(|word| word.parse().unwrap()).collect();
     assert_eq!((numbers[2], numbers[5]), (2.0, 1.0), "{row}");
     assert!(!text.contains("peak memory"), "{text}");
+    assert!(text.ends_with("device memory, MB            300.0      150.0    0.500"), "{text}");
 
     let report = measured(&arguments(&["--mode", "flushed"])).unwrap();
     std::fs::write(&b, serde_json::to_string(&report).unwrap()).unwrap();

@@ -37,6 +37,10 @@ impl Device for Wrong {
         self.device.precisions()
     }
 
+    fn precision(&self) -> Precision {
+        self.device.precision()
+    }
+
     fn fastest_precision(&self) -> (Precision, String) {
         self.device.fastest_precision()
     }
@@ -187,6 +191,10 @@ impl Device for Failing {
 
     fn precisions(&self) -> Vec<Precision> {
         self.0.precisions()
+    }
+
+    fn precision(&self) -> Precision {
+        self.0.precision()
     }
 
     fn fastest_precision(&self) -> (Precision, String) {

@@ -81,3 +81,49 @@ pub(super) fn relu(numbers: &mut [f32]) {
 pub(super) fn rectified(x: f32) -> f32 {
     if x < 0.0 { 0.0 } else { x }
 }
+
+/// `1 / (1 + exp(-x))` to a few units in the last place; NaN stays. A loop over it becomes one of vectors.
+#[inline(always)]
+pub(super) fn sigmoid(x: f32) -> f32 {
+    // Beyond, the result is 1 or as good as 0, and the exponential would leave the range of its exponent.
+    const MOST: f32 = 88.0;
+    // What is added to it is rounded to a whole number, which its lowest bits then are.
+    const WHOLE: f32 = 12_582_912.0;
+    // ln 2: a part that times any of these whole numbers is exact, and the rest.
+    const LN_2: [f32; 2] = [355.0 / 512.0, -2.121_944_4e-4];
+    let t = if x < -MOST { MOST } else { -x };
+    let t = if t < -MOST { -MOST } else { t };
+    // exp(t) is 2^n exp(r) with |r| up to half of ln 2.
+    let shifted = t * std::f32::consts::LOG2_E + WHOLE;
+    let n = shifted - WHOLE;
+    let r = t - n * LN_2[0] - n * LN_2[1];
+    let terms = [1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0];
+    let mut exponential = 1.0 / 5040.0;
+    for term in terms {
+        exponential = exponential * r + term;
+    }
+    let power = f32::from_bits((shifted.to_bits() << 23).wrapping_add(1.0f32.to_bits()));
+    1.0 / (1.0 + power * exponential)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sigmoids_are_right_to_the_last_places_and_nan_stays() {
+        let mut worst = 0.0f64;
+        for i in -880_000..=880_000 {
+            let x = i as f32 * 1e-4;
+            let exact = 1.0 / (1.0 + (-f64::from(x)).exp());
+            worst = worst.max((f64::from(sigmoid(x)) - exact).abs() / exact);
+        }
+        assert!(worst < 4.0 * f64::from(f32::EPSILON), "{worst}");
+        assert_eq!([100.0, f32::MAX, f32::INFINITY].map(sigmoid), [1.0; 3]);
+        for x in [-100.0, f32::MIN, f32::NEG_INFINITY] {
+            assert!((0.0..1e-38).contains(&sigmoid(x)), "{x}: {}", sigmoid(x));
+        }
+        assert_eq!([0.0, -0.0].map(sigmoid), [0.5; 2]);
+        assert!([f32::NAN, -f32::NAN].into_iter().all(|x| sigmoid(x).is_nan()));
+    }
+}

@@ -164,6 +164,10 @@ impl Device for CpuDevice {
         std::iter::once(Precision::Float32).chain(bfloat).collect()
     }
 
+    fn precision(&self) -> Precision {
+        self.precision
+    }
+
     fn with_precision(&self, precision: Precision) -> Result<Box<dyn Device>> {
         if self.precisions().contains(&precision) {
             return Ok(Box::new(CpuDevice { precision, ..self.clone() }));

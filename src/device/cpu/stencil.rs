@@ -5,7 +5,7 @@
 //! while it is in registers. Input rows lie channel by channel for that, with the zeros beside the map, each in a ring that
 //! holds as many rows as the filter has.
 
-use super::elementwise::{VECTOR, load, rectified, store};
+use super::elementwise::{VECTOR, load, rectified, sigmoid, store};
 use super::layout::{Panel, padded, panels};
 use super::microkernel::InstructionSet;
 use super::operands::Operands;
@@ -53,6 +53,8 @@ pub(super) struct Stencil {
     size: (usize, usize),
     target: (usize, usize),
     relu: bool,
+    /// Whether results, rectified or not, become what the logistic function makes of them.
+    sigmoid: bool,
     threads: usize,
 }
 
@@ -74,8 +76,21 @@ impl Stencil {
         }
         let target = (conv.output_size(height, rows)?, conv.output_size(width, columns)?);
         let (kernel, size, padding) = ((rows, columns), (height, width), conv.padding);
-        let (source, panels) = (Source::Pixels, panels(outputs));
-        Some(Stencil { source, batch, channels, outputs, panels, kernel, padding, size, target, relu, threads })
+        let (source, panels, sigmoid) = (Source::Pixels, panels(outputs), false);
+        Some(Stencil {
+            source,
+            batch,
+            channels,
+            outputs,
+            panels,
+            kernel,
+            padding,
+            size,
+            target,
+            relu,
+            sigmoid,
+            threads,
+        })
     }
 
     /// The temporal convolution of a window: each plane is a channel.
@@ -84,8 +99,13 @@ impl Stencil {
             unreachable!("a temporal convolution reads a window, not {window}")
         };
         let (size, channels, source) = ((height, width), channels * frames, Source::Planes);
-        let (kernel, padding, panels) = ((3, 3), 1, panels(outputs));
-        Stencil { source, batch, channels, outputs, panels, kernel, padding, size, target: size, relu, threads }
+        let (kernel, padding, panels, target, sigmoid) = ((3, 3), 1, panels(outputs), size, false);
+        Stencil { source, batch, channels, outputs, panels, kernel, padding, size, target, relu, sigmoid, threads }
+    }
+
+    /// The same, followed by the logistic function.
+    pub fn with_sigmoid(self) -> Stencil {
+        Stencil { sigmoid: true, ..self }
     }
 
     /// Numbers of scratch memory: the filter in the order it is used in, and what each thread works on.
@@ -209,6 +229,9 @@ impl WithSimd for Band<'_> {
         for row in self.rows.clone() {
             self.take_row(row + kernel.0 - 1, padding);
             self.sum_row(simd, row);
+            if self.of.sigmoid {
+                self.squash_row();
+            }
             self.write_row(row);
             if let Some(moments) = &self.operands.moments {
                 let (rows, columns) = self.of.target;
@@ -394,6 +417,18 @@ impl Band<'_> {
             }
         }
         V * S::F32_LANES
+    }
+
+    /// Makes of a row of results what the logistic function does.
+    #[inline(always)]
+    fn squash_row(&self) {
+        let Stencil { outputs, target: (_, columns), .. } = *self.of;
+        for lane in 0..outputs {
+            // SAFETY: this task's row of results, one for each channel.
+            let results =
+                unsafe { std::slice::from_raw_parts_mut(self.results().add(lane * self.of.result_pitch()), columns) };
+            results.iter_mut().for_each(|x| *x = sigmoid(*x));
+        }
     }
 
     /// Puts a row of results where it belongs, the channels of a pixel side by side and zeros behind them.

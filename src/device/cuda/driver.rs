@@ -158,6 +158,11 @@ pub trait Driver: Send + Sync {
     /// How many multiprocessors share the blocks of a launch.
     fn multiprocessors(&self) -> usize;
 
+    /// Bytes of device memory that were taken since the driver was opened, kernels included, where it can tell.
+    fn memory_taken(&self) -> Option<u64> {
+        None
+    }
+
     /// Memory of `bytes` bytes, aligned to at least 256.
     fn allocate(&self, bytes: usize) -> Result<Address>;
 
@@ -252,6 +257,15 @@ pub trait Driver: Send + Sync {
     /// # Safety
     /// As [`Driver::launch`], for each of them, whenever the recording is started.
     unsafe fn record(&self, launches: &[&Launch]) -> Result<Box<dyn Recording>>;
+
+    /// From now on recorded launches may begin before those before them are done, for every kernel waits for them by itself:
+    /// programmatic dependent launch.
+    ///
+    /// # Errors
+    /// [`Error::Device`] where that cannot be had.
+    fn launch_ahead(&self) -> Result<()> {
+        Err(Error::Device(format!("{} begins no launch before the end of another", self.describe())))
+    }
 
     /// Waits until all that was launched is done.
     fn synchronise(&self) -> Result<()>;

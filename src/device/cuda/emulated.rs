@@ -21,7 +21,7 @@ struct Kernel {
     most_shared: c_uint,
 }
 
-/// Whose path through `kernels/primitives.cuh` is run.
+/// Which GPU is emulated: whose path through `kernels/primitives.cuh` is run, and what it knows of beside that.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Architecture {
     /// Turing: no asynchronous copies; tensor cores for float16 alone.
@@ -35,6 +35,15 @@ pub enum Architecture {
 impl Architecture {
     /// All there are.
     pub const ALL: [Architecture; 3] = [Architecture::Sm75, Architecture::Sm80, Architecture::Sm90];
+
+    /// The paths that its kernels are compiled for: that of all files, and that of those which are its alone.
+    fn paths(self) -> &'static [u32] {
+        match self {
+            Architecture::Sm75 => &[75],
+            Architecture::Sm80 => &[80],
+            Architecture::Sm90 => &[80, 90],
+        }
+    }
 }
 
 /// In what order blocks and threads run.
@@ -193,7 +202,7 @@ impl EmulatedDriver {
 
     /// The same of another architecture.
     pub fn of(architecture: Architecture, schedule: Schedule) -> EmulatedDriver {
-        let runs = |path: Option<u32>| path.is_none_or(|path| path == architecture as u32);
+        let runs = |path: Option<u32>| path.is_none_or(|path| architecture.paths().contains(&path));
         let tables = tables().into_iter().filter(|(path, _)| runs(*path));
         let kernels = tables.flat_map(|(_, table)| kernels_of(table)).collect();
         EmulatedDriver { interface: LINKED, kernels, architecture, schedule, traffic: None }
@@ -420,6 +429,11 @@ impl Driver for EmulatedDriver {
     unsafe fn record(&self, launches: &[&Launch]) -> Result<Box<dyn Recording>> {
         let launches = launches.iter().map(|&launch| launch.clone()).collect();
         Ok(Box::new(Recorded { driver: self.clone(), launches }))
+    }
+
+    /// It has every kernel prove that it might, and begins none.
+    fn launch_ahead(&self) -> Result<()> {
+        Ok(())
     }
 
     fn synchronise(&self) -> Result<()> {

@@ -9,6 +9,7 @@ use std::collections::HashMap;
 use std::ffi::CString;
 use std::ptr::NonNull;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// One compiled file of `kernels/`.
@@ -30,6 +31,10 @@ const BUILT_FOR: &str = env!("CORONET_KERNELS_FOR");
 /// What a block may have without asking, in bytes of dynamic shared memory.
 const SHARED_UNASKED: u32 = 48 << 10;
 
+/// The first architecture, and the first CUDA version of a driver, with recorded launches that begin before the end of those
+/// before them.
+const LAUNCHES_AHEAD: (u32, i32) = (90, 12_030);
+
 /// A GPU with the kernels loaded.
 pub struct Gpu {
     context: Arc<CudaContext>,
@@ -38,6 +43,10 @@ pub struct Gpu {
     functions: HashMap<&'static str, sys::CUfunction>,
     name: String,
     architecture: u32,
+    /// Bytes of memory that were free before the kernels were loaded.
+    free_at_first: Option<usize>,
+    /// Recorded launches may begin before those before them are done.
+    launches_ahead: AtomicBool,
 }
 
 // SAFETY: modules and functions are handles that any thread may use once the context is bound to it, as every method
@@ -61,7 +70,9 @@ impl Gpu {
         let (major, minor) = context.compute_capability().map_err(failed("ask the GPU for its architecture"))?;
         let architecture = u32::try_from(10 * major + minor).unwrap_or(0);
         let (modules, functions) = (Vec::new(), HashMap::new());
-        let mut gpu = Gpu { context, stream, modules, functions, name, architecture };
+        let launches_ahead = AtomicBool::new(false);
+        let free_at_first = result::mem_get_info().ok().map(|(free, _)| free);
+        let mut gpu = Gpu { context, stream, modules, functions, name, architecture, free_at_first, launches_ahead };
         let runs = |fatbin: &&Fatbin| {
             if fatbin.alone { fatbin.needs == architecture } else { fatbin.needs <= architecture }
         };
@@ -111,6 +122,71 @@ impl Gpu {
         ))
     }
 
+    /// Starts a kernel on a stream, or adds it to what is being recorded there; `ahead` of the end of those before it.
+    ///
+    /// # Safety
+    /// As [`Driver::launch`].
+    unsafe fn enqueue(&self, launch: &Launch, stream: &CudaStream, ahead: bool) -> Result<()> {
+        let Launch { kernel, grid, block, shared_bytes, is_cooperative, .. } = launch;
+        let function =
+            *self.functions.get(kernel).ok_or_else(|| Error::Device(format!("there is no kernel {kernel}")))?;
+        self.bind()?;
+        if *shared_bytes > SHARED_UNASKED {
+            allow_shared(function, *shared_bytes)
+                .map_err(failed(&format!("give {kernel} {shared_bytes} bytes of shared memory")))?;
+        }
+        let attributes = [is_cooperative.then(cooperative), ahead.then(ahead_of_the_end)];
+        let mut attributes: Vec<_> = attributes.into_iter().flatten().collect();
+        let config = sys::CUlaunchConfig {
+            gridDimX: grid[0],
+            gridDimY: grid[1],
+            gridDimZ: grid[2],
+            blockDimX: block[0],
+            blockDimY: block[1],
+            blockDimZ: block[2],
+            sharedMemBytes: *shared_bytes,
+            hStream: stream.cu_stream(),
+            attrs: attributes.as_mut_ptr(),
+            numAttrs: attributes.len() as u32,
+        };
+        launch.with_pointers(|arguments| {
+            // SAFETY: the arguments are the caller's promise; the driver copies them and the attributes.
+            let started =
+                unsafe { sys::cuLaunchKernelEx(&config, function, arguments.as_mut_ptr(), std::ptr::null_mut()) };
+            started.result().map_err(failed(&format!("start {kernel}")))
+        })
+    }
+
+    /// Records launches as a graph, each `ahead` of the end of those before it.
+    ///
+    /// # Safety
+    /// As [`Driver::record`].
+    unsafe fn capture(&self, launches: &[&Launch], ahead: bool) -> Result<Box<dyn Recording>> {
+        // A stream that nobody else has: what other threads give the device meanwhile must run, and not be recorded.
+        let stream = self.context.new_stream().map_err(failed("make a stream"))?;
+        self.bind()?;
+        let mode = sys::CUstreamCaptureMode_enum::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+        // SAFETY: the stream is not the default one, and lives to the end of this function.
+        unsafe { result::stream::begin_capture(stream.cu_stream(), mode) }.map_err(failed("record launches"))?;
+        // SAFETY: the caller's promise.
+        let launched = launches.iter().try_for_each(|launch| unsafe { self.enqueue(launch, &stream, ahead) });
+        // SAFETY: the capture has begun, and must end whatever has happened.
+        let graph = unsafe { result::stream::end_capture(stream.cu_stream()) };
+        let started = launched.and_then(|()| {
+            let graph = *graph.as_ref().map_err(|&error| failed("record launches")(error))?;
+            // SAFETY: the graph was just made.
+            let started = unsafe { result::graph::instantiate(graph, sys::CUgraphInstantiate_flags(0)) };
+            started.map_err(failed("make a graph of the recorded launches"))
+        });
+        if let Ok(graph) = graph {
+            // SAFETY: not needed any more, whether it can be started now or not. Nothing can be done about a driver that keeps
+            // it.
+            let _ = unsafe { result::graph::destroy(graph) };
+        }
+        let started = started?;
+        Ok(Box::new(Graph { context: self.context.clone(), stream: self.stream.clone(), started }))
+    }
+
     fn bind(&self) -> Result<()> {
         self.context.bind_to_thread().map_err(failed("use the GPU from this thread"))
     }
@@ -123,9 +199,7 @@ fn check_driver() -> Result<()> {
         let problem = "there is no NVIDIA driver here: libcuda.so cannot be opened; install the driver to use a GPU";
         return Err(Error::Device(problem.into()));
     }
-    let mut version = 0;
-    // SAFETY: libcuda is there; the call needs no initialisation.
-    unsafe { sys::cuDriverGetVersion(&mut version) }.result().map_err(failed("ask for the driver's version"))?;
+    let version = driver_version()?;
     let (found, minor) = (version / 1000, version % 1000 / 10);
     let needed = BUILT_WITH.split('.').next().and_then(|major| major.parse::<i32>().ok()).unwrap_or(0);
     if found < needed {
@@ -137,6 +211,14 @@ fn check_driver() -> Result<()> {
         )));
     }
     Ok(())
+}
+
+/// The CUDA version that the driver, which must be there, knows: 13000 for 13.0.
+fn driver_version() -> Result<i32> {
+    let mut version = 0;
+    // SAFETY: libcuda is there; the call needs no initialisation.
+    unsafe { sys::cuDriverGetVersion(&mut version) }.result().map_err(failed("ask for the driver's version"))?;
+    Ok(version)
 }
 
 /// Why a GPU cannot be opened.
@@ -159,6 +241,19 @@ fn failed(action: &str) -> impl FnOnce(DriverError) -> Error + use<'_> {
         let said = error.error_string().map_or_else(|_| format!("{:?}", error.0), |s| s.to_string_lossy().into_owned());
         Error::Device(format!("the GPU cannot {action}: {said}"))
     }
+}
+
+/// All blocks of a launch are there at once.
+fn cooperative() -> sys::CUlaunchAttribute {
+    let value = sys::CUlaunchAttributeValue { cooperative: 1 };
+    sys::CUlaunchAttribute { id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_COOPERATIVE, pad: [0; 4], value }
+}
+
+/// A launch may begin before the one before it is done.
+fn ahead_of_the_end() -> sys::CUlaunchAttribute {
+    let id = sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION;
+    let value = sys::CUlaunchAttributeValue { programmaticStreamSerializationAllowed: 1 };
+    sys::CUlaunchAttribute { id, pad: [0; 4], value }
 }
 
 /// Lets a kernel have more dynamic shared memory than it gets without asking.
@@ -184,13 +279,15 @@ impl Driver for Gpu {
             let value = self.context.attribute(attribute).ok()?;
             Some((name, format!("{}{unit}", value / scale)))
         };
-        let mut version = 0;
-        // SAFETY: the driver is there, for it has made the context.
-        let asked = unsafe { sys::cuDriverGetVersion(&mut version) };
-        let driver = asked.result().ok().map(|()| format!("CUDA {}.{}", version / 1000, version % 1000 / 10));
+        let driver = driver_version().ok().map(|version| format!("CUDA {}.{}", version / 1000, version % 1000 / 10));
+        let launches = if self.launches_ahead.load(Ordering::Relaxed) {
+            "one CUDA graph, each beginning before the one before it is done (programmatic dependent launch)"
+        } else {
+            "one CUDA graph, each beginning when the one before it is done"
+        };
         let facts = [
             driver.map(|driver| ("driver", driver)),
-            Some(("launches of a run", "one CUDA graph".to_owned())),
+            Some(("launches of a run", launches.to_owned())),
             of_device("multiprocessors", Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT, "", 1),
             of_device("highest clock", Attribute::CU_DEVICE_ATTRIBUTE_CLOCK_RATE, " MHz", 1000),
             of_device("highest memory clock", Attribute::CU_DEVICE_ATTRIBUTE_MEMORY_CLOCK_RATE, " MHz", 1000),
@@ -228,6 +325,13 @@ impl Driver for Gpu {
     fn multiprocessors(&self) -> usize {
         let attribute = sys::CUdevice_attribute_enum::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT;
         usize::try_from(self.context.attribute(attribute).unwrap_or(1)).unwrap_or(1)
+    }
+
+    fn memory_taken(&self) -> Option<u64> {
+        self.bind().ok()?;
+        let (free, _) = result::mem_get_info().ok()?;
+        // Another process may have given some back.
+        Some(self.free_at_first?.saturating_sub(free) as u64)
     }
 
     fn allocate(&self, bytes: usize) -> Result<Address> {
@@ -289,62 +393,36 @@ impl Driver for Gpu {
     }
 
     unsafe fn launch(&self, launch: &Launch) -> Result<()> {
-        let Launch { kernel, grid, block, shared_bytes, is_cooperative, .. } = launch;
-        let function =
-            *self.functions.get(kernel).ok_or_else(|| Error::Device(format!("there is no kernel {kernel}")))?;
-        self.bind()?;
-        if *shared_bytes > SHARED_UNASKED {
-            allow_shared(function, *shared_bytes)
-                .map_err(failed(&format!("give {kernel} {shared_bytes} bytes of shared memory")))?;
-        }
-        let size = |[x, y, z]: [u32; 3]| (x, y, z);
-        launch.with_pointers(|arguments| {
-            let stream = self.stream.cu_stream();
-            // SAFETY: the arguments are the caller's promise.
-            let started = unsafe {
-                if *is_cooperative {
-                    let ([x, y, z], [across, down, deep], arguments) = (*grid, *block, arguments.as_mut_ptr());
-                    sys::cuLaunchCooperativeKernel(
-                        function,
-                        x,
-                        y,
-                        z,
-                        across,
-                        down,
-                        deep,
-                        *shared_bytes,
-                        stream,
-                        arguments,
-                    )
-                    .result()
-                } else {
-                    result::launch_kernel(function, size(*grid), size(*block), *shared_bytes, stream, arguments)
-                }
-            };
-            started.map_err(failed(&format!("start {kernel}")))
-        })
+        // SAFETY: the caller's promise.
+        unsafe { self.enqueue(launch, &self.stream, false) }
     }
 
     unsafe fn record(&self, launches: &[&Launch]) -> Result<Box<dyn Recording>> {
-        let stream = self.stream.cu_stream();
-        self.bind()?;
-        // What other threads do meanwhile is theirs.
-        let mode = sys::CUstreamCaptureMode_enum::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
-        // SAFETY: the stream is not the default one, and lives as long as this driver.
-        unsafe { result::stream::begin_capture(stream, mode) }.map_err(failed("record launches"))?;
+        if self.launches_ahead.load(Ordering::Relaxed) {
+            // SAFETY: the caller's promise.
+            let recorded = unsafe { self.capture(launches, true) };
+            if recorded.is_ok() {
+                return recorded;
+            }
+            // A driver that does not want them ahead may take them in turn.
+            self.launches_ahead.store(false, Ordering::Relaxed);
+        }
         // SAFETY: the caller's promise.
-        let launched = launches.iter().try_for_each(|launch| unsafe { self.launch(launch) });
-        // SAFETY: the capture has begun, and must end whatever has happened.
-        let graph = unsafe { result::stream::end_capture(stream) };
-        launched?;
-        let graph = graph.map_err(failed("record launches"))?;
-        let as_usual = sys::CUgraphInstantiate_flags(0);
-        // SAFETY: the graph was just made, and is not needed any more once it can be started.
-        let started = unsafe { result::graph::instantiate(graph, as_usual) };
-        // SAFETY: as above. Nothing can be done about a driver that keeps it.
-        let _ = unsafe { result::graph::destroy(graph) };
-        let started = started.map_err(failed("make a graph of the recorded launches"))?;
-        Ok(Box::new(Graph { context: self.context.clone(), stream: self.stream.clone(), started }))
+        unsafe { self.capture(launches, false) }
+    }
+
+    fn launch_ahead(&self) -> Result<()> {
+        let (architecture, version) = LAUNCHES_AHEAD;
+        if self.architecture < architecture || driver_version()? < version {
+            let (major, minor) = (version / 1000, version % 1000 / 10);
+            return Err(Error::Device(format!(
+                "{} begins no launch before the end of another: that needs sm_{architecture} or newer and a driver of CUDA \
+                 {major}.{minor} or newer",
+                self.describe()
+            )));
+        }
+        self.launches_ahead.store(true, Ordering::Relaxed);
+        Ok(())
     }
 
     fn synchronise(&self) -> Result<()> {

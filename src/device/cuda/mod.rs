@@ -247,6 +247,10 @@ impl Device for CudaDevice {
         self.driver.is_hardware().then(measure).transpose()
     }
 
+    fn precision(&self) -> Precision {
+        self.precision
+    }
+
     fn precisions(&self) -> Vec<Precision> {
         Precision::ALL.into_iter().filter(|precision| self.check_precision(*precision).is_ok()).collect()
     }
@@ -271,6 +275,14 @@ impl Device for CudaDevice {
         Ok(Box::new(self.clone().with_warpgroups(true)))
     }
 
+    fn memory_taken(&self) -> Option<u64> {
+        self.driver.memory_taken()
+    }
+
+    fn launch_ahead(&self) -> Result<()> {
+        self.driver.launch_ahead()
+    }
+
     fn load(&self, program: Program) -> Result<Box<dyn Session>> {
         Ok(Box::new(CudaSession::new(self, program)?))
     }
@@ -278,6 +290,9 @@ impl Device for CudaDevice {
 
 /// A program bound to an arena.
 struct CudaSession {
+    /// All launches as one, unless the memory is looked at between steps. First, so that it goes before the kernels that it
+    /// launches: those may go with the last of the drivers below.
+    recording: Option<Box<dyn Recording>>,
     program: Program,
     driver: Arc<dyn Driver>,
     precision: Precision,
@@ -288,8 +303,6 @@ struct CudaSession {
     /// The launches of each step.
     steps: Vec<Vec<Launch>>,
     counters: Counters,
-    /// All launches as one, unless the memory is looked at between steps.
-    recording: Option<Box<dyn Recording>>,
     isolation: Option<Isolation>,
     /// Memory that is written to have the caches hold nothing else.
     flusher: Option<Memory>,

@@ -14,6 +14,7 @@ use super::super::normed;
 use super::super::operands::Operands;
 use super::super::stencil::Stencil;
 use super::super::winograd::Winograd;
+use super::pointwise::sigmoid_of;
 use super::{Binding, Routine, maps};
 use crate::graph::Shape;
 use crate::ops::{Conv, ConvFilterGrad, ConvInputGrad, Op, TransposedConv};
@@ -160,7 +161,19 @@ fn around(operands: &Operands, compute: impl FnOnce()) {
 
 pub(super) fn forward(conv: &Conv, binding: &Binding<'_>) -> Routine {
     let shapes = (binding.input_shapes[0], binding.input_shapes[1]);
-    by(Way::of(binding.kept, conv, shapes, binding.epilogue.relu, binding.means), binding)
+    let way = Way::of(binding.kept, conv, shapes, binding.epilogue.relu, binding.means);
+    match way {
+        way if !binding.epilogue.sigmoid => by(way, binding),
+        Way::Rows(stencil, set) => by(Way::Rows(stencil.with_sigmoid(), set), binding),
+        way => {
+            let y = binding.outputs[0];
+            let (convolve, squash) = (by(way, binding), sigmoid_of(binding.output_shapes[0], y, y));
+            Box::new(move || {
+                convolve();
+                squash();
+            })
+        }
+    }
 }
 
 /// The routine of a convolution that is computed in some way.

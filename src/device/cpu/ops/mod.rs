@@ -72,7 +72,8 @@ pub(super) fn folds(op: &Op, epilogue: &Epilogue) -> bool {
         _ => return false,
     };
     let takes_statistics = matches!(op, Op::Conv(_) | Op::TransposedConv(_));
-    residual_fits && norm.is_none() && !sigmoid && (statistics.is_none() || takes_statistics)
+    let sigmoid_fits = !sigmoid || matches!(op, Op::Conv(_)) && statistics.is_none();
+    residual_fits && norm.is_none() && sigmoid_fits && (statistics.is_none() || takes_statistics)
 }
 
 /// Whether a step with a prologue can be run.

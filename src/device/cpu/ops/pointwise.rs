@@ -1,8 +1,10 @@
 //! Operators on the CPU that treat every number alike.
 
-use super::super::elementwise::{for_each_block, map, rectified};
+use super::super::elementwise::{self, VECTOR, for_each_block, load, map, rectified, store};
 use super::super::layout::padded;
+use super::super::memory::Region;
 use super::{Binding, Routine, maps};
+use crate::graph::Shape;
 use crate::ops::{AdamW, Fill, Scale, Sgd};
 
 pub(super) fn add(binding: &Binding<'_>) -> Routine {
@@ -77,24 +79,30 @@ pub(super) fn fill(op: &Fill, binding: &Binding<'_>) -> Routine {
     })
 }
 
-/// `sigmoid(0)` is not 0, so padding lanes are written as zeros rather than computed.
 pub(super) fn sigmoid(binding: &Binding<'_>) -> Routine {
-    let (_, channels, _, _) = maps(binding.input_shapes[0]);
-    let (x, y, lanes) = (binding.inputs[0], binding.outputs[0], padded(channels));
-    let pixels = x.len() / lanes;
-    const TASK: usize = 2048;
+    sigmoid_of(binding.input_shapes[0], binding.inputs[0], binding.outputs[0])
+}
+
+/// Of maps; the result may lie over them. `sigmoid(0)` is not 0, so padding lanes are written as zeros.
+pub(super) fn sigmoid_of(shape: Shape, x: Region, y: Region) -> Routine {
+    let (_, channels, _, _) = maps(shape);
+    let vectors = padded(channels) / VECTOR;
     Box::new(move || {
-        use rayon::prelude::*;
-        (0..pixels.div_ceil(TASK)).into_par_iter().with_max_len(1).for_each(|task| {
-            for pixel in task * TASK..((task + 1) * TASK).min(pixels) {
-                // SAFETY: this task alone writes these pixels; nobody writes the input.
-                let (from, to) = unsafe { (x.slice(pixel * lanes, lanes), y.slice_mut(pixel * lanes, lanes)) };
-                to.fill(0.0);
-                for c in 0..channels {
-                    to[c] = 1.0 / (1.0 + (-from[c]).exp());
+        for_each_block(
+            x.len(),
+            #[inline(always)]
+            |start, len| {
+                let (from, to) = (x.pointer(start, len).cast_const(), y.pointer(start, len));
+                for at in (0..len).step_by(VECTOR) {
+                    // SAFETY: both ranges were just checked, and pixels are whole vectors; this task alone writes this block.
+                    unsafe {
+                        let numbers = load(from.add(at)).map(elementwise::sigmoid);
+                        let left = channels - ((start + at) / VECTOR % vectors * VECTOR).min(channels);
+                        store(to.add(at), std::array::from_fn(|lane| if lane < left { numbers[lane] } else { 0.0 }));
+                    }
                 }
-            }
-        });
+            },
+        );
     })
 }
 
