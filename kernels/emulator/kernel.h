@@ -1,4 +1,4 @@
-// From a kernel's C++ signature to one that takes `void**`: build.rs lists each file's kernels.
+// From a kernel's C++ signature to one that takes `void**`: the build script lists each file's kernels.
 #pragma once
 
 #include <cstddef>

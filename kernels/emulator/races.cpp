@@ -254,7 +254,7 @@ HOOKS(4)
 HOOKS(8)
 HOOKS(16)
 
-// What structs are copied and filled with in kernels: build.rs gives their memcpy, memmove and memset these names.
+// What structs are copied and filled with in kernels: the build script gives their memcpy, memmove and memset these names.
 void* coronet_checked_memcpy(void* to, const void* from, size_t bytes) {
     announce_words(from, bytes, false, __builtin_return_address(0));
     announce_words(to, bytes, true, __builtin_return_address(0));

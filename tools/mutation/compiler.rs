@@ -1,6 +1,6 @@
 //! From kernels' texts to libraries: the emulator once, the kernels as they are once, and then each mutant by itself.
 //!
-//! What is compiled is what `build.rs` compiles: it has left a source for each kernel file and path, which includes the
+//! What is compiled is what the build script compiles: it has left a source for each kernel file and path, which includes the
 //! file and lists its kernels. Here that file is taken from a folder of the mutant's own.
 
 use std::error::Error;
@@ -16,7 +16,7 @@ const PATHS: [&str; 3] = ["_sm80", "_sm90", ""];
 /// How kernels are compiled and linked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum Build {
-    /// Quickly, by the compiler that `build.rs` uses.
+    /// Quickly, by the compiler that the build script uses.
     Plain,
     /// By clang, instrumented for the race detector and for undefined behaviour.
     Checked,
@@ -49,7 +49,7 @@ pub struct Compiler {
     pub build: Build,
     /// `kernels/`.
     kernels: PathBuf,
-    /// What `build.rs` has left.
+    /// What the build script has left.
     sources: PathBuf,
     folder: PathBuf,
 }
@@ -170,7 +170,7 @@ impl Compiler {
         make().map_err(|problem| problem.to_string())
     }
 
-    /// What `build.rs` compiles for a file, with the file's text beside it and the list of kernels to be seen.
+    /// What the build script compiles for a file, with the file's text beside it and the list of kernels to be seen.
     fn source(&self, stem: &str) -> Result<String> {
         let path = PATHS.map(|path| self.sources.join(format!("{stem}{path}.cpp")));
         let path = path.iter().find(|path| path.is_file()).ok_or(format!("the build has left no source of {stem}"))?;

@@ -114,7 +114,7 @@ fn items(file: &str, text: &str) -> Vec<Item> {
     items
 }
 
-/// As `build.rs` finds them: written out, or by a macro that is called `..._KERNEL`.
+/// As the build script finds them: written out, or by a macro that is called `..._KERNEL`.
 fn is_kernel(item: &str) -> bool {
     let is_macro = |(name, _): (&str, &str)| !name.contains(char::is_whitespace);
     item.starts_with("extern \"C\" __global__") || item.split_once("_KERNEL(").is_some_and(is_macro)

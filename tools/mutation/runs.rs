@@ -263,7 +263,7 @@ impl LoadedKernels {
             symbol.map_or(std::ptr::null(), |symbol| symbol.as_raw_ptr().cast_const())
         };
         let schedule = Schedule::ALL[number];
-        // SAFETY: compiled from the emulator's own source, and what `build.rs` makes of kernels; never unloaded.
+        // SAFETY: compiled from the emulator's own source, and what the build script makes of kernels; never unloaded.
         unsafe { EmulatedDriver::of_library(symbol, &self.lists, Architecture::Sm80, schedule) }
     }
 

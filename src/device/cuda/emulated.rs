@@ -229,7 +229,7 @@ impl EmulatedDriver {
     /// name the later list's is run. `symbol` gives the address of a function of the emulator.
     ///
     /// # Safety
-    /// The functions are those of `kernels/emulator/interface.cpp`, each list is one that `build.rs` describes, and all
+    /// The functions are those of `kernels/emulator/interface.cpp`, each list is one that the build script describes, and all
     /// stay loaded as long as the program runs.
     pub unsafe fn of_library(
         symbol: impl Fn(&str) -> *const c_void,
