@@ -13,6 +13,7 @@ use super::cache::{end_passing, is_better_passed, pass};
 use super::lanes::{load, rectified, store};
 use super::layout::{Panel, padded};
 use super::memory::Region;
+use super::microkernel::InstructionSet;
 use super::operands::Operands;
 use crate::graph::Shape;
 use crate::ops::Op;
@@ -428,7 +429,7 @@ impl BfloatConv {
                 let keeps = operands.moments.is_some() && (bias.is_some() || self.relu);
                 let passes = self.step.1 == 1 && is_better_passed(operands.target.len());
                 let row = FinishRow { columns, lanes: kept, from, to, bias, relu: self.relu, keeps, passes };
-                pulp::Arch::new().dispatch(row);
+                InstructionSet::best().dispatch(row);
             }
             if let Some(moments) = &operands.moments {
                 let part = row * self.step.1.min(self.target.1) + phase.first.1;

@@ -2,6 +2,7 @@
 //! the first-level cache, and a copy.
 
 use super::bfloat::{BfloatKernels, Columns, Product, Run};
+use super::microkernel::InstructionSet;
 use crate::device::Ceilings;
 use half::bf16;
 use pulp::{Simd, WithSimd};
@@ -82,7 +83,7 @@ fn best(mut work: impl FnMut()) -> Duration {
 fn arithmetic(pool: &ThreadPool) -> f64 {
     let mut operations = 0;
     let time = best(|| {
-        let results = pool.broadcast(|_| pulp::Arch::new().dispatch(Chains(black_box(0.999))));
+        let results = pool.broadcast(|_| InstructionSet::best().dispatch(Chains(black_box(0.999))));
         operations = results.iter().map(|(_, operations)| operations).sum();
         black_box(results);
     });
@@ -109,7 +110,7 @@ mod tests {
 
     #[test]
     fn sums_tend_to_one_and_operations_are_counted() {
-        let (sum, operations) = pulp::Arch::new().dispatch(Chains(0.5));
+        let (sum, operations) = InstructionSet::best().dispatch(Chains(0.5));
         let lanes = operations / (2 * ROUNDS * CHAINS);
         assert!(lanes >= 1 && operations == 2 * ROUNDS * CHAINS * lanes);
         assert!((sum - (CHAINS * lanes) as f32).abs() < 1e-3, "{sum}");

@@ -3,6 +3,7 @@
 //! The loops hold no multiply-add and no reduction across lanes, so they give the same bits whatever vectors are used.
 
 use super::memory::Region;
+use super::microkernel::InstructionSet;
 use rayon::prelude::*;
 
 /// Numbers that one task works on.
@@ -16,7 +17,7 @@ pub(super) type Vector = [f32; VECTOR];
 /// Runs `work` with the widest vectors that the processor has.
 #[inline(always)]
 pub(super) fn vectorised<R>(work: impl FnOnce() -> R) -> R {
-    pulp::Arch::new().dispatch(work)
+    InstructionSet::best().dispatch(work)
 }
 
 /// Calls `work(first, how many)` for blocks that cover `len` numbers, in parallel.

@@ -49,42 +49,52 @@ pub enum InstructionSet {
 }
 
 impl InstructionSet {
+    /// All, best first.
+    const ALL: [InstructionSet; 4] =
+        [InstructionSet::Avx512, InstructionSet::Avx2, InstructionSet::Neon, InstructionSet::Portable];
+
     /// Those that this processor has, best first.
     pub fn available() -> Vec<InstructionSet> {
-        let mut sets = Vec::new();
-        #[cfg(target_arch = "x86_64")]
-        {
-            let fma = std::is_x86_feature_detected!("avx2") && std::is_x86_feature_detected!("fma");
-            if fma && std::is_x86_feature_detected!("avx512f") {
-                sets.push(InstructionSet::Avx512);
-            }
-            if fma {
-                sets.push(InstructionSet::Avx2);
-            }
+        InstructionSet::ALL.into_iter().filter(|set| set.is_available()).collect()
+    }
+
+    /// The best that this processor has.
+    #[inline]
+    pub(super) fn best() -> InstructionSet {
+        InstructionSet::ALL.into_iter().find(|set| set.is_available()).unwrap_or(InstructionSet::Portable)
+    }
+
+    #[inline]
+    fn is_available(self) -> bool {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            InstructionSet::Avx512 => pulp::x86::V4::try_new().is_some(),
+            #[cfg(target_arch = "x86_64")]
+            InstructionSet::Avx2 => pulp::x86::V3::try_new().is_some(),
+            #[cfg(target_arch = "aarch64")]
+            InstructionSet::Neon => true,
+            InstructionSet::Portable => true,
+            _ => false,
         }
-        #[cfg(target_arch = "aarch64")]
-        sets.push(InstructionSet::Neon);
-        sets.push(InstructionSet::Portable);
-        sets
     }
 
     /// Runs an operation with vectors of these instructions.
+    ///
+    /// Not by [`pulp::Arch`], which knows only the instructions that features of the crate `pulp` name.
+    #[inline]
     pub(super) fn dispatch<W: WithSimd>(self, operation: W) -> W::Output {
         #[cfg(target_arch = "x86_64")]
-        {
-            let (v4, v3) = (pulp::x86::V4::try_new(), pulp::x86::V3::try_new());
-            match (self, v4, v3) {
-                (InstructionSet::Avx512, Some(simd), _) => return Simd::vectorize(simd, operation),
-                (InstructionSet::Avx512 | InstructionSet::Avx2, _, Some(simd)) => {
-                    return Simd::vectorize(simd, operation);
-                }
-                _ => {}
-            }
+        match (self, pulp::x86::V4::try_new(), pulp::x86::V3::try_new()) {
+            (InstructionSet::Avx512, Some(simd), _) => return Simd::vectorize(simd, operation),
+            (InstructionSet::Avx2, _, Some(simd)) => return Simd::vectorize(simd, operation),
+            _ => {}
         }
-        match self {
-            InstructionSet::Neon => pulp::Arch::new().dispatch(operation),
-            _ => Simd::vectorize(pulp::Scalar256b, operation),
+        #[cfg(target_arch = "aarch64")]
+        if let (InstructionSet::Neon, Some(simd)) = (self, pulp::aarch64::Neon::try_new()) {
+            return Simd::vectorize(simd, operation);
         }
+        // Not the wider vectors of plain numbers: they fuse multiply and add, in a function where the processor cannot.
+        Simd::vectorize(pulp::Scalar, operation)
     }
 
     /// The name people use.
@@ -233,6 +243,27 @@ impl MicroKernels {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// How many numbers a vector has.
+    struct Lanes;
+
+    impl WithSimd for Lanes {
+        type Output = usize;
+
+        fn with_simd<S: Simd>(self, _: S) -> usize {
+            S::F32_LANES
+        }
+    }
+
+    #[test]
+    fn vectors_are_as_wide_as_the_instructions() {
+        let lanes: Vec<_> = InstructionSet::available().into_iter().map(|set| (set.name(), set.dispatch(Lanes))).collect();
+        let wide = [("AVX-512", 16), ("AVX2", 8), ("NEON", 4), ("portable", 1)];
+        assert!(lanes.iter().all(|found| wide.contains(found)), "{lanes:?}");
+        assert_eq!(InstructionSet::best(), InstructionSet::available()[0]);
+        #[cfg(target_arch = "x86_64")]
+        assert_eq!(lanes.iter().any(|(name, _)| *name == "AVX2"), std::is_x86_feature_detected!("avx2"), "{lanes:?}");
+    }
 
     #[test]
     fn products_are_exact_for_integers_on_every_instruction_set() {

@@ -254,7 +254,7 @@ impl Winograd {
     }
 
     fn run_tiles<P: Points>(&self, operands: &Operands) {
-        let arch = pulp::Arch::new();
+        let set = self.kernels.set;
         let (division, scratch) = (&self.division, self.scratch());
         (0..division.blocks * division.shares).into_par_iter().with_max_len(1).for_each(|task| {
             let (block, part) = (task / division.shares, task % division.shares);
@@ -268,12 +268,12 @@ impl Winograd {
             // SAFETY: within the scratch memory, which holds the pixels and the sums of the largest block.
             let sums = unsafe { pixels.add(self.tile.points() * pixel_step) };
             let points = Block { start: pixels, step: pixel_step, lanes: self.depth };
-            arch.dispatch(ReadPixels::<P> { of: self, places, operands, points, kind: PhantomData });
+            set.dispatch(ReadPixels::<P> { of: self, places, operands, points, kind: PhantomData });
             for &panel in &self.panels[share(self.panels.len(), part, division.shares)] {
                 let sums = Block { start: sums, step: point_step(places.len(), panel.width), lanes: panel.width };
                 self.multiply(panel, places.len(), operands.filter, points, sums);
                 let parts = parts.clone();
-                arch.dispatch(WriteResults::<P> { of: self, parts, panel, sums, operands, kind: PhantomData });
+                set.dispatch(WriteResults::<P> { of: self, parts, panel, sums, operands, kind: PhantomData });
             }
             if self.passes {
                 cache::end_passing();
