@@ -3,6 +3,7 @@
 use super::bfloat::BfloatSet;
 use super::bfloat_conv;
 use super::memory::Region;
+use super::microkernel::MicroKernels;
 use super::ops::conv::is_by_rows;
 use super::winograd::Tile;
 use crate::device::Precision;
@@ -62,10 +63,10 @@ impl Kept {
         }
     }
 
-    /// Writes a filter given as `[output][input][row][column]`.
-    pub fn write(&self, shape: Shape, filter: &[f32], memory: Region) {
+    /// Writes a filter given as `[output][input][row][column]`, for these kernels.
+    pub fn write(&self, shape: Shape, filter: &[f32], memory: Region, kernels: MicroKernels) {
         match self {
-            Kept::Transformed(tile) => tile.write_filter(shape, filter, memory),
+            Kept::Transformed(tile) => tile.write_filter(shape, filter, memory, kernels),
             Kept::Rounded(rounded) => rounded.write(filter, memory),
         }
     }

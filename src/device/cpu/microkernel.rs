@@ -172,6 +172,11 @@ impl MicroKernels {
         MicroKernels { set, tiles }
     }
 
+    /// How many lanes the widest kernels take at once: of operands that are read in slices of so many, each slice lies in a row.
+    pub fn slice(&self) -> usize {
+        self.tiles[0].lanes.max(super::layout::LANES)
+    }
+
     /// `products[j][i] += sum over k < terms of left[k][i] right[k][j]` for `i < lanes`, `j < columns`, where lanes are
     /// contiguous in `products` and in `left`. Terms are summed in order, whatever the tile.
     ///
@@ -207,9 +212,10 @@ impl MicroKernels {
             let Some(tile) = self.tiles.iter().find(|tile| tile.lanes <= lanes - lane) else {
                 unreachable!("lanes come in multiples of {}", super::layout::LANES)
             };
-            let mut column = 0;
+            // Blocks as equal as can be: one of few columns would wait for its own sums.
+            let (mut column, mut blocks) = (0, columns.div_ceil(tile.columns.len()));
             while column < columns {
-                let block = tile.columns.len().min(columns - column);
+                let block = (columns - column).div_ceil(blocks);
                 // SAFETY: the caller's promise covers this block.
                 unsafe {
                     tile.columns[block - 1](
@@ -234,6 +240,7 @@ impl MicroKernels {
                     );
                 }
                 column += block;
+                blocks -= 1;
             }
             lane += tile.lanes;
         }
@@ -257,7 +264,8 @@ mod tests {
 
     #[test]
     fn vectors_are_as_wide_as_the_instructions() {
-        let lanes: Vec<_> = InstructionSet::available().into_iter().map(|set| (set.name(), set.dispatch(Lanes))).collect();
+        let lanes: Vec<_> =
+            InstructionSet::available().into_iter().map(|set| (set.name(), set.dispatch(Lanes))).collect();
         let wide = [("AVX-512", 16), ("AVX2", 8), ("NEON", 4), ("portable", 1)];
         assert!(lanes.iter().all(|found| wide.contains(found)), "{lanes:?}");
         assert_eq!(InstructionSet::best(), InstructionSet::available()[0]);

@@ -227,6 +227,7 @@ struct CpuSession {
     routines: Vec<Routine>,
     arena: Arena,
     isolation: Option<Isolation>,
+    kernels: MicroKernels,
     /// The filters that are kept otherwise than they are given.
     kept: HashMap<ValueId, Kept>,
 }
@@ -264,7 +265,8 @@ impl CpuSession {
             })
             .collect();
         let isolation = Isolation::of(&program);
-        Ok(CpuSession { program, pool: device.pool.clone(), routines, arena, isolation, kept })
+        let (pool, kernels) = (device.pool.clone(), means.kernels);
+        Ok(CpuSession { program, pool, routines, arena, isolation, kernels, kept })
     }
 
     /// Runs all steps; `done` hears of each with the time it took.
@@ -332,7 +334,7 @@ impl Session for CpuSession {
             return Err(Error::Request(format!("{} is computed, not given", self.program.value(value).name)));
         }
         if let Some(kept) = self.kept.get(&value) {
-            self.pool.install(|| kept.write(shape, data, region));
+            self.pool.install(|| kept.write(shape, data, region, self.kernels));
             return Ok(());
         }
         // SAFETY: `&mut self`: no routine is running.

@@ -117,13 +117,15 @@ impl Tile {
         }
     }
 
-    /// Writes `G g G^T` of each pair of channels, as `[panel][point][padded input channel][output channel of the panel]`.
-    pub fn write_filter(self, shape: Shape, filter: &[f32], memory: Region) {
+    /// Writes `G g G^T` of each pair of channels, as `[panel][point][slice][padded input channel][output channel of the slice]`:
+    /// a slice is what a kernel takes at once, [`MicroKernels::slice`], so that it reads line after line.
+    pub fn write_filter(self, shape: Shape, filter: &[f32], memory: Region, kernels: MicroKernels) {
         let Shape::Filter { outputs, inputs, .. } = shape else { unreachable!("only filters are transformed") };
         let (depth, points) = (padded(inputs), self.points());
         let panels = panels(outputs);
         (0..panels.len() * depth).into_par_iter().for_each(|task| {
             let (Panel { start, width }, input) = (panels[task / depth], task % depth);
+            let slice = width.min(kernels.slice());
             for lane in 0..width {
                 let output = start + lane;
                 let inside = output < outputs && input < inputs;
@@ -133,7 +135,8 @@ impl Tile {
                 for point in 0..points {
                     let (i, j) = (point / self.read(), point % self.read());
                     let row = self.filter_points(std::array::from_fn(|v| columns[v][i]));
-                    let at = (start * points + point * width) * depth + input * width + lane;
+                    let first = (start * points + point * width + lane / slice * slice) * depth;
+                    let at = first + input * slice + lane % slice;
                     // SAFETY: this task alone writes this input channel of this panel.
                     unsafe { *memory.pointer(at, 1) = row[j] as f32 };
                 }
@@ -283,19 +286,21 @@ impl Winograd {
 
     /// The sums over channels of each point's products.
     fn multiply(&self, panel: Panel, tiles: usize, filter: Region, points: Block, sums: Block) {
-        let count = self.tile.points();
+        let (count, slice) = (self.tile.points(), panel.width.min(self.kernels.slice()));
         for point in 0..count {
             let first = (panel.start * count + point * panel.width) * self.depth;
             let left = filter.pointer(first, self.depth * panel.width);
-            // SAFETY: the filter's range was just checked; the blocks are this task's scratch memory.
-            unsafe {
-                self.kernels.multiply(
-                    false,
-                    (panel.width, tiles, self.depth),
-                    (sums.start.add(point * sums.step), sums.lanes),
-                    Operand { start: left, term: panel.width, column: 0 },
-                    Operand { start: points.start.add(point * points.step), term: 1, column: points.lanes },
-                );
+            for lane in (0..panel.width).step_by(slice) {
+                // SAFETY: the filter's range was just checked; the blocks are this task's scratch memory.
+                unsafe {
+                    self.kernels.multiply(
+                        false,
+                        (slice, tiles, self.depth),
+                        (sums.start.add(point * sums.step + lane), sums.lanes),
+                        Operand { start: left.add(lane * self.depth), term: slice, column: 0 },
+                        Operand { start: points.start.add(point * points.step), term: 1, column: points.lanes },
+                    );
+                }
             }
         }
     }
