@@ -109,7 +109,7 @@ impl Configuration {
         let path = folder.join(file::SPLIT);
         let listed: SplitList = read_json(&path)?;
         let split = Split::new(dataset, self.settings.split, self.settings.seed)?;
-        if SplitList::of(dataset, &split) != listed {
+        if !SplitList::of(dataset, &split).agrees_with(&listed) {
             return Err(Error::Request(format!(
                 "{} does not hold the frames any more that the run began with, see {}",
                 dataset.folder().display(),

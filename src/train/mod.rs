@@ -34,7 +34,6 @@ use crate::weights::Weights;
 use batches::Batches;
 use report::{Progress, Sums};
 use std::fmt::Write as _;
-use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// What decides a run's outcome, beside the data, its first weights and the device.
@@ -226,7 +225,7 @@ impl<'a> Trainer<'a> {
         let loss = |id| session.read(id).map(|tensor| f64::from(tensor.data()[0]));
         let (total, dice) = (loss(self.step.total_loss)?, loss(self.step.dice_loss)?);
         if !total.is_finite() {
-            return Err(self.diverged(&format!("the loss is {total}"), Some(batch)));
+            return Err(self.diverged(step + 1, &format!("the loss is {total}"), Some(batch)));
         }
         session.read_into(self.step.network.probability, &mut self.probability)?;
         let sums = &mut self.progress.sums;
@@ -238,9 +237,9 @@ impl<'a> Trainer<'a> {
         Ok(())
     }
 
-    /// The run has left the numbers behind: where, on what, and what is still good.
-    fn diverged(&self, what: &str, batch: Option<&Batch>) -> Error {
-        let mut sentence = format!("{what} in step {}", self.progress.step + 1);
+    /// The run has left the numbers behind: in which step, counted from 1, on what, and what is still good.
+    fn diverged(&self, step: u64, what: &str, batch: Option<&Batch>) -> Error {
+        let mut sentence = format!("{what} in step {step}");
         // Writing to a String cannot fail.
         if let Some(batch) = batch {
             let _ = write!(sentence, ", on {}", batch.names.join(", "));
@@ -266,12 +265,17 @@ impl<'a> Trainer<'a> {
 
     /// Tests, and writes what an epoch leaves behind; its checkpoint last, so that whatever is cut short is done again.
     fn complete_epoch(&mut self, observer: &dyn TrainingObserver) -> Result<()> {
+        let step = self.progress.step;
         let weights = match Weights::read_from(&self.step.network, |id| self.session.read(id)) {
-            Err(Error::Network(what)) => return Err(self.diverged(&what, None)),
+            Err(Error::Network(what)) => return Err(self.diverged(step, &what, None)),
             other => other?,
         };
         let test = match self.test(&weights) {
             Ok(test) => test,
+            // Weights so large that nothing comes of them are not to be saved.
+            Err(Error::Network(_)) => {
+                return Err(self.diverged(step, "the network gives no numbers for the test part any more", None));
+            }
             // As of a file of the training part.
             Err(error) => return Err(self.save().err().unwrap_or(error)),
         };
@@ -334,7 +338,7 @@ impl<'a> Trainer<'a> {
 
     fn save(&mut self) -> Result<()> {
         match self.write_checkpoint() {
-            Err(Error::Network(what)) => return Err(self.diverged(&what, None)),
+            Err(Error::Network(what)) => return Err(self.diverged(self.progress.step, &what, None)),
             other => other?,
         }
         self.saved = (Instant::now(), self.progress.step);
@@ -384,8 +388,37 @@ pub struct ListedSection {
     pub clip: String,
     /// The files of its frames.
     pub frames: Vec<String>,
-    /// How many of them have a label.
-    pub labelled: usize,
+    /// Those of them that have a label.
+    pub labelled: Labelled,
+}
+
+/// Frames that have a label.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(untagged)]
+pub enum Labelled {
+    /// By the files of the frames.
+    Frames(Vec<String>),
+    /// How many there are, which is all that lists of earlier builds say.
+    Count(usize),
+}
+
+impl Labelled {
+    fn agrees_with(&self, other: &Labelled) -> bool {
+        let count = |labelled: &Labelled| match labelled {
+            Labelled::Frames(frames) => frames.len(),
+            Labelled::Count(count) => *count,
+        };
+        match (self, other) {
+            (Labelled::Frames(frames), Labelled::Frames(others)) => frames == others,
+            _ => count(self) == count(other),
+        }
+    }
+}
+
+impl ListedSection {
+    fn agrees_with(&self, other: &ListedSection) -> bool {
+        (&self.clip, &self.frames) == (&other.clip, &other.frames) && self.labelled.agrees_with(&other.labelled)
+    }
 }
 
 impl SplitList {
@@ -393,15 +426,24 @@ impl SplitList {
     pub fn of(dataset: &Dataset, split: &Split) -> SplitList {
         let listed = |section: &Section| {
             let clip = &dataset.clips()[section.clip];
-            let name = |path: &PathBuf| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let name =
+                |frame: usize| clip.frames[frame].path.file_name().unwrap_or_default().to_string_lossy().into_owned();
             ListedSection {
                 clip: clip.name.clone(),
-                frames: clip.frames[section.frames.clone()].iter().map(|frame| name(&frame.path)).collect(),
-                labelled: section.labelled(dataset).count(),
+                frames: section.frames.clone().map(name).collect(),
+                labelled: Labelled::Frames(section.labelled(dataset).map(|id| name(id.frame)).collect()),
             }
         };
         let list = |part: &[Section]| part.iter().map(listed).collect();
         SplitList { train: list(&split.train), test: list(&split.test) }
+    }
+
+    /// Whether another list has the same frames, and labels of the same.
+    pub fn agrees_with(&self, other: &SplitList) -> bool {
+        let agree = |ours: &[ListedSection], theirs: &[ListedSection]| {
+            ours.len() == theirs.len() && ours.iter().zip(theirs).all(|(a, b)| a.agrees_with(b))
+        };
+        agree(&self.train, &other.train) && agree(&self.test, &other.test)
     }
 }
 

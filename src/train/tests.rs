@@ -166,6 +166,34 @@ fn a_loss_that_is_no_number_stops_the_run_and_leaves_a_good_checkpoint() {
 }
 
 #[test]
+fn weights_that_give_no_numbers_for_the_test_part_take_no_checkpoints_place() {
+    // One step an epoch: its loss is a number, and what it leaves is too large for anything to come of it.
+    let recipe = Recipe { rate: 1e30, schedule: Schedule::Constant, batch: 8, ..small_recipe() };
+    let fixture = Fixture::new(&[6], recipe, SplitChoice::PerClip);
+    let mut run = fixture.folder("run");
+    let error = train(&fixture.training(), &mut run, &()).unwrap_err().to_string();
+    assert!(error.contains(" in step 1; ") && error.contains(" is of step 0 and good"), "{error}");
+    assert!(error.contains("the test part") || error.contains("parameter"), "{error}");
+}
+
+#[test]
+fn a_split_is_its_labels_too() {
+    let fixture = Fixture::new(&[6], small_recipe(), SplitChoice::All);
+    let list = SplitList::of(&fixture.dataset, &fixture.split);
+    let labelled = |labelled| {
+        let mut other = list.clone();
+        other.train[0].labelled = labelled;
+        other
+    };
+    let Labelled::Frames(frames) = list.train[0].labelled.clone() else { unreachable!("lists are made of names") };
+    assert!(list.agrees_with(&labelled(Labelled::Count(frames.len()))) && frames.len() > 1);
+    assert!(!list.agrees_with(&labelled(Labelled::Count(1))));
+    assert!(!list.agrees_with(&labelled(Labelled::Frames(frames[1..].to_vec()))));
+    let others = frames.iter().map(|name| format!("{name}.other")).collect();
+    assert!(!list.agrees_with(&labelled(Labelled::Frames(others))));
+}
+
+#[test]
 fn a_damaged_label_stops_the_run_after_saving_what_came_before() {
     let fixture = Fixture::new(&[6], small_recipe(), SplitChoice::All);
     let label = fixture.dataset.clips()[0].frames[2].label.clone().unwrap();
