@@ -92,8 +92,9 @@ pub(super) fn read_header(path: &Path) -> Result<(Dataset, String)> {
     let file = BufReader::new(File::open(path).map_err(Error::io("read", path))?);
     let options = OpenFileOptions::new().read_until(tags::PIXEL_DATA);
     // dicom-object wants the magic word; some old writers leave out preamble and word and start with the meta group.
-    let object =
-        if head.starts_with(b"\x02\0") { options.from_reader(b"DICM".chain(file)) } else { options.from_reader(file) };
+    // A preamble may begin like that as well.
+    let without_word = head.get(128..132) != Some(b"DICM") && head.starts_with(b"\x02\0");
+    let object = if without_word { options.from_reader(b"DICM".chain(file)) } else { options.from_reader(file) };
     let object = object.map_err(|e| {
         let cause = innermost(&e);
         Error::media(path, format!("the DICOM header is truncated or damaged: {cause}"))

@@ -54,6 +54,17 @@ fn eight_bit_frames_come_back_as_they_are_and_in_order() {
 }
 
 #[test]
+fn a_preamble_may_begin_as_a_file_without_one_does() {
+    in_folder(|path| {
+        save_bytes(path, image(1, 8, 8), &[9; AREA]);
+        let mut bytes = std::fs::read(path).unwrap();
+        bytes[..8].copy_from_slice(b"\x02\0\0\0UL\x04\0");
+        std::fs::write(path, bytes).unwrap();
+        assert_eq!(frames_of(path), [[9; AREA]]);
+    });
+}
+
+#[test]
 fn monochrome1_is_inverted() {
     in_folder(|path| {
         let mut object = image(1, 8, 8);
