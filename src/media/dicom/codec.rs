@@ -5,6 +5,7 @@
 //! registry's decoder panics on damaged data.
 
 use super::attributes::{Attributes, Photometric};
+use super::source::innermost;
 use crate::media::without_panic;
 use dicom_core::value::C;
 use dicom_dictionary_std::uids;
@@ -102,7 +103,7 @@ impl FrameCodec {
             return Err(unsupported(self.name, &self.uid));
         };
         let mut decoded = Vec::new();
-        without_panic(|| decoder.decode_frame(&frame, 0, &mut decoded).map_err(|e| super::attributes::innermost(&e)))?;
+        without_panic(|| decoder.decode_frame(&frame, 0, &mut decoded).map_err(|e| innermost(&e)))?;
         let expected = attributes.frame_samples() * sample_bytes;
         if decoded.len() != expected {
             return Err(format!("its decoder gave {} bytes instead of {expected}", decoded.len()));
@@ -111,11 +112,13 @@ impl FrameCodec {
     }
 }
 
-fn syntax(uid: &str) -> Result<&'static TransferSyntax, String> {
+/// The transfer syntax of a UID.
+pub(super) fn syntax(uid: &str) -> Result<&'static TransferSyntax, String> {
     TransferSyntaxRegistry.get(uid).ok_or_else(|| format!("has the unknown transfer syntax {uid}"))
 }
 
-fn unsupported(name: &str, uid: &str) -> String {
+/// A sentence for a transfer syntax that is known and not read.
+pub(super) fn unsupported(name: &str, uid: &str) -> String {
     format!(
         "has the transfer syntax {name} ({uid}), which is not read; convert it, for example with dcmdjpeg or gdcmconv --raw"
     )

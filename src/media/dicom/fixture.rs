@@ -57,6 +57,12 @@ pub(in crate::media) fn save_bytes(path: &Path, mut object: InMemDicomObject, pi
     save(path, object, uids::EXPLICIT_VR_LITTLE_ENDIAN);
 }
 
+/// Writes 8-bit native pixel data, all of the data set deflated.
+pub(in crate::media) fn save_deflated(path: &Path, mut object: InMemDicomObject, pixels: &[u8]) {
+    object.put(DataElement::new(tags::PIXEL_DATA, VR::OB, PrimitiveValue::from(pixels)));
+    save(path, object, uids::DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN);
+}
+
 /// Writes 16-bit native pixel data.
 pub(in crate::media) fn save_words(path: &Path, mut object: InMemDicomObject, pixels: &[u16]) {
     let value = PrimitiveValue::U16(pixels.iter().copied().collect());

@@ -307,6 +307,58 @@ fn damaged_bytes_never_panic() {
 }
 
 #[test]
+fn a_deflated_data_set_is_inflated() {
+    in_folder(|path| {
+        let pixels: Vec<u8> = (0..2 * AREA).map(|i| (i % 251) as u8).collect();
+        save_deflated(path, image(2, 8, 8), &pixels);
+        assert_eq!(frames_of(path), pixels.chunks(AREA).map(<[u8]>::to_vec).collect::<Vec<_>>());
+    });
+}
+
+#[test]
+fn a_header_can_neither_fill_the_stack_nor_the_memory() {
+    // A sequence and an item in it, both without a length, and their ends.
+    let (begin, end) = (
+        b"\x08\0\x40\x11SQ\0\0\xFF\xFF\xFF\xFF\xFE\xFF\0\xE0\xFF\xFF\xFF\xFF",
+        b"\xFE\xFF\x0D\xE0\0\0\0\0\xFE\xFF\xDD\xE0\0\0\0\0",
+    );
+    let nested = |depth: usize| [begin.repeat(depth), end.repeat(depth)].concat();
+    in_folder(|path| {
+        let save_with = |more: &[u8]| {
+            save_bytes(path, image(1, 8, 8), &[9; AREA]);
+            let whole = std::fs::read(path).unwrap();
+            let at = whole.windows(6).position(|bytes| bytes == b"\xE0\x7F\x10\0OB").unwrap();
+            std::fs::write(path, [&whole[..at], more, &whole[at..]].concat()).unwrap();
+        };
+        save_with(&nested(64));
+        assert_eq!(frames_of(path), [[9; AREA]]);
+        save_with(&nested(20_000));
+        assert!(refusal(path).ends_with("truncated or damaged: its sequences are nested more than 64 deep"));
+        save_with(b"\x08\0\x08\0OB\0\0\xF0\xFF\xFF\xFF");
+        let too_long = "truncated or damaged: an element of 4294967280 bytes is longer than the file";
+        assert!(refusal(path).ends_with(too_long));
+        // The transfer syntax as text, which may be of any length.
+        let mut whole = std::fs::read(path).unwrap();
+        let at = whole.windows(6).position(|bytes| bytes == b"\x02\0\x10\0UI").unwrap();
+        whole[at + 4..at + 12].copy_from_slice(b"UT\0\0\xF0\xFF\xFF\xFF");
+        std::fs::write(path, whole).unwrap();
+        assert!(refusal(path).ends_with(too_long));
+    });
+}
+
+#[test]
+fn an_item_outside_of_a_sequence_is_an_error() {
+    in_folder(|path| {
+        save_bytes(path, image(1, 8, 8), &[9; AREA]);
+        let whole = std::fs::read(path).unwrap();
+        let at = whole.windows(6).position(|bytes| bytes == b"\xE0\x7F\x10\0OB").unwrap();
+        let item = b"\xFE\xFF\x0D\xE0\0\0\0\0\xFE\xFF\0\xE0\0\0\0\0";
+        std::fs::write(path, [&whole[..at], item, &whole[at..]].concat()).unwrap();
+        assert!(refusal(path).ends_with("the decoder gave up on damaged data"));
+    });
+}
+
+#[test]
 fn the_real_cine_has_96_frames_that_differ() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data/rca_cine.dcm");
     if !path.exists() {
