@@ -42,13 +42,18 @@ pub(in crate::media) fn number(object: &mut InMemDicomObject, tag: Tag, value: u
 
 /// A VOI LUT that maps `first`, `first` + 1, ... to `entries`.
 pub(in crate::media) fn voi_lut(object: &mut InMemDicomObject, first: u16, bits: u16, entries: &[u16]) {
+    lut(object, tags::VOILUT_SEQUENCE, first, bits, entries);
+}
+
+/// A look-up table that maps `first`, `first` + 1, ... to `entries`, in a sequence of its own.
+pub(in crate::media) fn lut(object: &mut InMemDicomObject, sequence: Tag, first: u16, bits: u16, entries: &[u16]) {
     let mut item = InMemDicomObject::new_empty();
     let descriptor = PrimitiveValue::U16([entries.len() as u16, first, bits].into_iter().collect());
     item.put(DataElement::new(tags::LUT_DESCRIPTOR, VR::US, descriptor));
     let data = PrimitiveValue::U16(entries.iter().copied().collect());
     item.put(DataElement::new(tags::LUT_DATA, VR::US, data));
-    let sequence = DataSetSequence::new(vec![item], Length::UNDEFINED);
-    object.put(DataElement::new(tags::VOILUT_SEQUENCE, VR::SQ, Value::from(sequence)));
+    let items = DataSetSequence::new(vec![item], Length::UNDEFINED);
+    object.put(DataElement::new(sequence, VR::SQ, Value::from(items)));
 }
 
 /// Writes 8-bit native pixel data.

@@ -127,6 +127,31 @@ fn a_voi_lut_maps_values_and_clamps_at_its_ends() {
 }
 
 #[test]
+fn a_voi_lut_begins_at_a_value_behind_the_modality_step() {
+    let entries = [0, 819, 1638, 4095];
+    let shown_first = |path: &Path| frames_of(path)[0][..4].to_vec();
+    in_folder(|path| {
+        // Unsigned pixels, rescaled to values below 0.
+        let mut object = image(1, 16, 12);
+        text(&mut object, tags::RESCALE_SLOPE, VR::DS, "1");
+        text(&mut object, tags::RESCALE_INTERCEPT, VR::DS, "-1024");
+        voi_lut(&mut object, -1024i16 as u16, 12, &entries);
+        let mut pixels = vec![0u16; AREA];
+        pixels[..4].copy_from_slice(&[0, 1, 2, 3]);
+        save_words(path, object, &pixels);
+        assert_eq!(shown_first(path), [0, 51, 102, 255]);
+        // Signed pixels, which a table makes values above 32767.
+        let mut object = image(1, 16, 16);
+        number(&mut object, tags::PIXEL_REPRESENTATION, 1);
+        lut(&mut object, tags::MODALITY_LUT_SEQUENCE, -2i16 as u16, 16, &[40_000, 40_001, 40_002, 40_003]);
+        voi_lut(&mut object, 40_000, 12, &entries);
+        pixels[..4].copy_from_slice(&[-2i16 as u16, -1i16 as u16, 0, 1]);
+        save_words(path, object, &pixels);
+        assert_eq!(shown_first(path), [0, 51, 102, 255]);
+    });
+}
+
+#[test]
 fn run_length_frames_of_two_bytes_come_back() {
     in_folder(|path| {
         let mut object = image(2, 16, 16);
