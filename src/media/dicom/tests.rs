@@ -197,6 +197,24 @@ fn jpeg_lossless_comes_back_exactly_in_8_and_16_bits() {
 }
 
 #[test]
+fn lossless_jpeg_of_which_its_decoder_gives_wrong_values_is_refused() {
+    let plain = jpeg_lossless(&[7; AREA], 16, 8);
+    let with_interval = |samples: u8| [&plain[..2], &[0xFF, 0xDD, 0, 4, 0, samples], &plain[2..]].concat();
+    let mut shifted = plain.clone();
+    let scan = shifted.windows(2).position(|marker| marker == [0xFF, 0xDA]).unwrap();
+    shifted[scan + 9] = 1;
+    in_folder(|path| {
+        save_fragments(path, image(1, 8, 8), uids::JPEG_LOSSLESS_SV1, vec![], vec![with_interval(0)]);
+        assert_eq!(frames_of(path), [[7; AREA]]);
+        for (frame, what) in [(with_interval(16), "restart markers"), (shifted, "a point transform")] {
+            save_fragments(path, image(1, 8, 8), uids::JPEG_LOSSLESS_SV1, vec![], vec![frame]);
+            let expected = format!("frame 0 cannot be decoded: it is lossless JPEG with {what}, which is not read");
+            assert!(refusal(path).contains(&expected), "{}", refusal(path));
+        }
+    });
+}
+
+#[test]
 fn jpeg_ls_comes_back_exactly() {
     in_folder(|path| {
         let frame = encoded_by_the_registry(deep_image(), &deep_samples(), uids::JPEGLS_LOSSLESS);
