@@ -108,7 +108,8 @@ impl FrameCodec {
         if decoded.len() != expected {
             return Err(format!("its decoder gave {} bytes instead of {expected}", decoded.len()));
         }
-        Ok(samples(decoded, sample_bytes, false))
+        let samples = samples(decoded, sample_bytes, false);
+        Ok(if header.keeps_colours { ybr_to_rgb(samples, attributes) } else { samples })
     }
 }
 
@@ -227,6 +228,8 @@ struct ImageHeader {
     /// Lossy JPEG based on the discrete cosine transform.
     dct: bool,
     subsampled: bool,
+    /// The decoder gives colours as they were before they were encoded, whatever they stand for.
+    keeps_colours: bool,
     /// What of lossless JPEG its decoder gets wrong.
     unread: Option<&'static str>,
 }
@@ -253,6 +256,7 @@ impl ImageHeader {
                         components: usize::from(*segment.get(5)?),
                         dct: marker != 0xF7 && marker & 3 != 3,
                         subsampled: false,
+                        keeps_colours: lossless,
                         unread: None,
                     });
                 }
@@ -270,13 +274,15 @@ impl ImageHeader {
         header.map(|header| ImageHeader { unread, ..header })
     }
 
-    /// Reads the SIZ segment right behind the start of the code stream, which may lie in a JP2 box.
+    /// Reads the SIZ segment right behind the start of the code stream, which may lie in a JP2 box, and from COD
+    /// whether its colours were transformed.
     fn of_jpeg2000(stream: &[u8]) -> Option<ImageHeader> {
         let start = stream.windows(4).take(4096).position(|w| w == [0xFF, 0x4F, 0xFF, 0x51])?;
         let siz = stream.get(start + 4..)?;
         let word = |at: usize| Some(big_endian(siz.get(at..at + 4)?));
         let components = big_endian(siz.get(36..38)?);
         let per_component = siz.get(38..38 + 3 * components)?;
+        let coding = segments(stream, start + 2).find(|&(marker, _)| marker == 0x52);
         Some(ImageHeader {
             width: word(4)?.checked_sub(word(12)?)?,
             height: word(8)?.checked_sub(word(16)?)?,
@@ -284,6 +290,7 @@ impl ImageHeader {
             precision: (per_component.first()? & 0x7F) + 1,
             dct: false,
             subsampled: per_component.chunks_exact(3).any(|c| c[1] != 1 || c[2] != 1),
+            keeps_colours: coding.is_some_and(|(_, coding)| coding.get(4) == Some(&0)),
             unread: None,
         })
     }

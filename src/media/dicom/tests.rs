@@ -223,27 +223,27 @@ fn jpeg_ls_comes_back_exactly() {
     });
 }
 
-/// FFmpeg has the only encoder at hand.
-#[test]
+/// A JPEG 2000 frame of 16x8 pixels, from FFmpeg, which has the only encoder at hand; `None` where it lacks it.
 #[cfg(feature = "video")]
-fn jpeg_2000_comes_back_exactly() {
+fn jpeg_2000(format: ffmpeg_next::format::Pixel, planes: &[&[u8]]) -> Option<Vec<u8>> {
     use ffmpeg_next as ffmpeg;
     let Some(codec) = ffmpeg::encoder::find_by_name("libopenjpeg") else {
         println!("skipped: this FFmpeg has no encoder libopenjpeg");
-        return;
+        return None;
     };
-    let grey: Vec<u8> = (0..AREA).map(|i| (i * i % 256) as u8).collect();
     let mut encoder = ffmpeg::codec::Context::new_with_codec(codec).encoder().video().unwrap();
     encoder.set_width(16);
     encoder.set_height(8);
-    encoder.set_format(ffmpeg::format::Pixel::GRAY8);
+    encoder.set_format(format);
     encoder.set_time_base((1, 25));
     let options = [("format", "j2k"), ("irreversible", "0"), ("numresolution", "3")];
     let mut encoder = encoder.open_with(options.into_iter().collect()).unwrap();
-    let mut picture = ffmpeg::frame::Video::new(ffmpeg::format::Pixel::GRAY8, 16, 8);
-    let stride = picture.stride(0);
-    for (row, source) in picture.data_mut(0).chunks_mut(stride).zip(grey.chunks(16)) {
-        row[..16].copy_from_slice(source);
+    let mut picture = ffmpeg::frame::Video::new(format, 16, 8);
+    for (index, plane) in planes.iter().enumerate() {
+        let stride = picture.stride(index);
+        for (row, source) in picture.data_mut(index).chunks_mut(stride).zip(plane.chunks(16)) {
+            row[..16].copy_from_slice(source);
+        }
     }
     encoder.send_frame(&picture).unwrap();
     encoder.send_eof().unwrap();
@@ -251,9 +251,52 @@ fn jpeg_2000_comes_back_exactly() {
     encoder.receive_packet(&mut packet).unwrap();
     let mut frame = packet.data().unwrap().to_vec();
     frame.resize(frame.len().next_multiple_of(2), 0);
+    Some(frame)
+}
+
+#[test]
+#[cfg(feature = "video")]
+fn jpeg_2000_comes_back_exactly() {
+    let grey: Vec<u8> = (0..AREA).map(|i| (i * i % 256) as u8).collect();
+    let Some(frame) = jpeg_2000(ffmpeg_next::format::Pixel::GRAY8, &[&grey]) else { return };
     in_folder(|path| {
         save_fragments(path, image(1, 8, 8), uids::JPEG2000_LOSSLESS, vec![], vec![frame]);
         assert_eq!(frames_of(path), [grey]);
+    });
+}
+
+/// A colour image of one frame.
+fn colour_image(photometric: &str) -> dicom_object::InMemDicomObject {
+    let mut object = image(1, 8, 8);
+    number(&mut object, tags::SAMPLES_PER_PIXEL, 3);
+    number(&mut object, tags::PLANAR_CONFIGURATION, 0);
+    text(&mut object, tags::PHOTOMETRIC_INTERPRETATION, VR::CS, photometric);
+    object
+}
+
+/// Luminance and colour differences of a red, and the red itself.
+const RED: ([u8; 3], [u8; 3]) = ([81, 90, 240], [238, 14, 14]);
+
+#[test]
+fn colour_differences_in_lossless_jpeg_become_colours() {
+    in_folder(|path| {
+        let frame = jpeg_lossless_of(3, &RED.0.map(u16::from).repeat(AREA), 16, 8);
+        for (photometric, shown) in [("YBR_FULL", RED.1), ("RGB", RED.0)] {
+            save_fragments(path, colour_image(photometric), uids::JPEG_LOSSLESS_SV1, vec![], vec![frame.clone()]);
+            assert_eq!(frames_of(path), [shown.repeat(AREA)]);
+        }
+    });
+}
+
+#[test]
+#[cfg(feature = "video")]
+fn colour_differences_in_jpeg_2000_become_colours() {
+    let planes = RED.0.map(|value| vec![value; AREA]);
+    let planes = planes.each_ref().map(Vec::as_slice);
+    let Some(frame) = jpeg_2000(ffmpeg_next::format::Pixel::YUV444P, &planes) else { return };
+    in_folder(|path| {
+        save_fragments(path, colour_image("YBR_FULL"), uids::JPEG2000_LOSSLESS, vec![], vec![frame]);
+        assert_eq!(frames_of(path), [RED.1.repeat(AREA)]);
     });
 }
 
