@@ -38,7 +38,10 @@ impl ResultFolder {
     /// not Coronet's; [`Error::Io`] when it cannot be written.
     pub fn create(folder: &Path, kind: &ResultKind, overwrite: bool) -> Result<ResultFolder> {
         kind.check_free(folder, overwrite)?;
-        Ok(ResultFolder { staging: Staging::create(folder)?, kind: *kind, overwrite })
+        let staging = Staging::create(folder)?;
+        // What a run that was killed had moved aside may be there again.
+        kind.check_free(folder, overwrite)?;
+        Ok(ResultFolder { staging, kind: *kind, overwrite })
     }
 
     /// Where the results will be.

@@ -118,17 +118,28 @@ impl Staging {
     /// What is there of `names`, staged or not, goes, the last first. The caller has seen to it that it may.
     ///
     /// # Errors
-    /// [`Error::Io`] with final names; all that was there is then there again.
+    /// [`Error::Io`] with final names; all that was there is then there again, or the message says where it is.
     pub(crate) fn commit(mut self, names: &[&str]) -> Result<()> {
         sync_tree(&self.path).map_err(|error| self.with_final_path(error))?;
         let mut moves = Moves::default();
         if let Err(error) = self.move_into_place(names, &mut moves) {
-            moves.undo();
-            return Err(error);
+            return Err(if moves.undo() { error } else { self.keep(error) });
         }
         // The results stay, though that they are there is only certain once their folder itself is on disk.
         self.made.clear();
         sync(&self.folder).map_err(Error::io("sync", &self.folder))
+    }
+
+    /// Leaves the hidden folder where it is and says so: it holds the only copies of what was there.
+    fn keep(&mut self, error: Error) -> Error {
+        let Some(kept) = self.hidden.take().map(TempDir::keep) else { return error };
+        match error {
+            Error::Io { action, path, source } => {
+                let problem = format!("{source}; what was there before is in {}", kept.join(OLD).display());
+                Error::Io { action, path, source: std::io::Error::new(source.kind(), problem) }
+            }
+            other => other,
+        }
     }
 
     fn move_into_place(&self, names: &[&str], moves: &mut Moves) -> Result<()> {
@@ -160,10 +171,13 @@ impl Moves {
         Ok(())
     }
 
-    fn undo(self) {
+    /// Whether all went back.
+    fn undo(self) -> bool {
+        let mut all = true;
         for (from, to) in self.0.into_iter().rev() {
-            let _ = fs::rename(to, from);
+            all &= fs::rename(to, from).is_ok();
         }
+        all
     }
 }
 
@@ -205,15 +219,38 @@ fn remove_empty(made: &[PathBuf]) {
     }
 }
 
-/// Takes away hidden folders whose runs were killed: those whose lock nobody holds.
+/// Takes away hidden folders whose runs were killed, those whose lock nobody holds, but for what is nowhere else.
 fn remove_abandoned(folder: &Path) {
     let Ok(entries) = fs::read_dir(folder) else { return };
     for path in entries.flatten().map(|entry| entry.path()) {
         let hidden = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(PREFIX));
-        if hidden && File::open(path.join(LOCK)).is_ok_and(|lock| lock.try_lock().is_ok()) {
+        if hidden
+            && let Ok(lock) = File::open(path.join(LOCK))
+            && lock.try_lock().is_ok()
+            && settle(folder, &path)
+        {
             let _ = fs::remove_dir_all(&path);
         }
     }
+}
+
+/// Sees to what a run that was killed in [`Staging::commit`] had moved aside: it goes back to where it was. Where a
+/// new result has taken the place of an old one, the other new ones, all on disk by then, take theirs instead.
+///
+/// False when something could not be moved.
+fn settle(folder: &Path, hidden: &Path) -> bool {
+    let contents = |part: &str| -> std::io::Result<Vec<(PathBuf, PathBuf)>> {
+        let entries = match fs::read_dir(hidden.join(part)) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries?,
+        };
+        entries.map(|entry| entry.map(|entry| (entry.path(), folder.join(entry.file_name())))).collect()
+    };
+    let taken = |place: &Path| place.symlink_metadata().is_ok();
+    let Ok(old) = contents(OLD) else { return false };
+    let replacing = old.iter().any(|(_, place)| taken(place));
+    let Ok(waiting) = (if replacing { contents(NEW) } else { Ok(old) }) else { return false };
+    waiting.iter().filter(|(_, place)| !taken(place)).all(|(from, place)| fs::rename(from, place).is_ok())
 }
 
 fn sync(path: &Path) -> std::io::Result<()> {
@@ -270,5 +307,62 @@ mod tests {
         assert!(error.starts_with("cannot write ") && error.contains("a-file/c"), "{error}");
         assert_eq!(["a", "b"].map(|name| said(&folder, name)), ["old"; 2]);
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 3);
+    }
+
+    /// A folder in which a run was killed while it gave its results their places: files of its hidden folder by
+    /// part, and files of the folder itself, each of which says where it was.
+    fn killed(hidden: &[(&str, &[&str])], placed: &[&str]) -> TempDir {
+        let folder = TempDir::new().unwrap();
+        let path = folder.path().join(".coronet-killed");
+        fs::create_dir(&path).unwrap();
+        fs::write(path.join(LOCK), "").unwrap();
+        for (part, names) in hidden {
+            fs::create_dir(path.join(part)).unwrap();
+            names.iter().for_each(|name| fs::write(path.join(part).join(name), part).unwrap());
+        }
+        placed.iter().for_each(|name| fs::write(folder.path().join(name), NEW).unwrap());
+        folder
+    }
+
+    #[test]
+    fn what_a_killed_run_had_moved_aside_goes_back() {
+        let folder = killed(&[(OLD, &["b", "c"]), (NEW, &["a", "b", "c"])], &[]);
+        fs::write(folder.path().join("a"), OLD).unwrap();
+        drop(Staging::create(folder.path()).unwrap());
+        assert_eq!(["a", "b", "c"].map(|name| said(&folder, name)), [OLD; 3]);
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 3);
+    }
+
+    #[test]
+    fn what_a_killed_run_had_begun_to_replace_is_replaced() {
+        let folder = killed(&[(OLD, &["a", "b", "c"]), (NEW, &["b"])], &["a"]);
+        drop(Staging::create(folder.path()).unwrap());
+        assert_eq!(["a", "b"].map(|name| said(&folder, name)), [NEW; 2]);
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2);
+    }
+
+    #[test]
+    fn a_run_that_was_killed_before_it_had_all_results_leaves_none() {
+        let folder = killed(&[(OLD, &[]), (NEW, &["a"])], &[]);
+        drop(Staging::create(folder.path()).unwrap());
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn what_cannot_go_back_is_kept_and_named() {
+        let (folder, mut staging) = staged(&["a"]);
+        let (place, aside) = (folder.path().join("a"), staging.path().with_file_name(OLD).join("a"));
+        let mut moves = Moves::default();
+        moves.rename(&place, &aside).unwrap();
+        // A folder that is not empty can be replaced by no file.
+        fs::create_dir_all(place.join("something")).unwrap();
+        assert!(!moves.undo());
+        let error = staging.keep(Error::io("write", &place)(std::io::Error::other("the disk is gone")));
+        let kept = aside.parent().unwrap().display();
+        let expected =
+            format!("cannot write {}: the disk is gone; what was there before is in {kept}", place.display());
+        assert_eq!(error.to_string(), expected);
+        drop(staging);
+        assert_eq!(fs::read_to_string(aside).unwrap(), "old");
     }
 }

@@ -89,6 +89,8 @@ pub fn extract(
     let check_places = || clips.iter().try_for_each(|clip| check_place(folder, clip, overwrite));
     check_places()?;
     let staging = Staging::create(folder)?;
+    // What a run that was killed had moved aside may be there again.
+    check_places()?;
     let mut extracted = Vec::with_capacity(clips.len());
     for clip in clips {
         extracted.push(stage_clip(clip, &staging, watcher).map_err(|error| staging.with_final_path(error))?);

@@ -287,6 +287,7 @@ fn notes(clips: &[ClipInspection]) -> Vec<String> {
         counted("frames without a label are only neighbours of others", |t| (t.frames - t.labelled_frames, t.frames)),
         shorter("clips under 3 frames repeat their ends in every window of N = 1", 3),
         shorter("clips under 5 frames repeat their ends in every window of N = 2", 5),
+        shorter("clips under 7 frames repeat their ends in every window of N = 3", 7),
         shorter(&split, FEWEST_FRAMES_CUT),
         counted("frames are the same as the one before", |t| (t.repeated_frames, t.frames)),
         counted("labels are nothing but vessel", |t| (t.full_labels, t.labelled_frames)),

@@ -2,7 +2,7 @@
 //!
 //! The header is read once; frames are then fetched from the file and decoded one at a time. Stored values become
 //! 8-bit ones as a viewer would show them (modality, value of interest, MONOCHROME1 inverted; see
-//! `dicom/greyscale.rs`). dicom-object parses, the codecs of dicom-transfer-syntax-registry decode; finding each
+//! `dicom/greyscale.rs`). dicom-parser parses, the codecs of dicom-transfer-syntax-registry decode; finding each
 //! frame's bytes is done here, because a frame may be spread over several fragments without an offset table.
 
 mod attributes;
@@ -11,6 +11,7 @@ mod codec;
 mod fixture;
 mod greyscale;
 mod pixel_data;
+mod source;
 #[cfg(test)]
 mod tests;
 
@@ -20,6 +21,7 @@ use attributes::Attributes;
 use codec::{FrameCodec, Samples};
 use greyscale::Greyscale;
 use pixel_data::PixelData;
+use source::Source;
 use std::path::{Path, PathBuf};
 
 /// Reads the frames of one DICOM file.
@@ -38,10 +40,11 @@ impl DicomReader {
     /// Reads the header and finds every frame in the file.
     pub(super) fn open(path: &Path) -> Result<DicomReader> {
         let in_file = |problem: String| Error::media(path, problem);
-        let (dataset, transfer_syntax) = attributes::read_header(path)?;
+        let (mut source, transfer_syntax) = Source::open(path)?;
+        let dataset = source.read_header(path, &transfer_syntax)?;
         let attributes = Attributes::from_dataset(path, &dataset)?;
         let codec = FrameCodec::new(&transfer_syntax, &attributes).map_err(in_file)?;
-        let pixel_data = PixelData::find(path, &transfer_syntax, &attributes)?;
+        let pixel_data = PixelData::find(path, source, &transfer_syntax, &attributes)?;
         let description = format!(
             "DICOM {}, {}, {} bit, {}",
             attributes.modality,

@@ -162,7 +162,35 @@ fn stated_size(path: &Path, format: ImageFormat) -> Result<Size> {
 
 fn decode(path: &Path, format: ImageFormat) -> Result<DynamicImage> {
     let reader = reader(path, format)?;
-    without_panic(|| reader.decode().map_err(|e| e.to_string())).map_err(|cause| damaged(path, format, &cause))
+    let image =
+        without_panic(|| reader.decode().map_err(|e| e.to_string())).map_err(|cause| damaged(path, format, &cause))?;
+    if format == ImageFormat::Jpeg && !jpeg_goes_on_to_its_end(&std::fs::read(path).map_err(Error::io("read", path))?) {
+        return Err(damaged(path, format, "it ends before the picture does"));
+    }
+    Ok(image)
+}
+
+/// Whether there is an end-of-image marker behind the scans of a JPEG stream. The decoder gives a picture that is
+/// cut off as if it were whole, with what is missing in grey, which in a label would be vessel.
+fn jpeg_goes_on_to_its_end(stream: &[u8]) -> bool {
+    let mut scanned = false;
+    // Behind the start-of-image marker.
+    let mut at = 2;
+    // In the data of a scan an FF that is followed by 0 or a restart marker's byte begins no segment; before any
+    // marker there may be more of FF.
+    let begins_segment = |pair: &[u8]| pair[0] == 0xFF && !matches!(pair[1], 0 | 1 | 0xD0..=0xD8 | 0xFF);
+    while let Some(found) = stream.get(at..).and_then(|rest| rest.windows(2).position(begins_segment)) {
+        let segment = at + found + 2;
+        match stream[segment - 1] {
+            0xD9 => return scanned,
+            0xDA => scanned = true,
+            _ => {}
+        }
+        // What is in a segment, a thumbnail of its own perhaps, is passed over.
+        let Some(&[high, low]) = stream.get(segment..segment + 2) else { return false };
+        at = segment + usize::from(u16::from_be_bytes([high, low]));
+    }
+    false
 }
 
 fn reader(path: &Path, format: ImageFormat) -> Result<image::ImageReader<BufReader<File>>> {
@@ -220,6 +248,23 @@ mod tests {
         for v in 0..=255u16 {
             assert_eq!(narrow(v * 257), v as u8);
         }
+    }
+
+    #[test]
+    fn a_jpeg_stream_ends_behind_its_last_scan() {
+        // Progressive: a thumbnail in an APP1 segment, two scans with a zero and a restart marker in their data, a
+        // table between them, and fill bytes before the end.
+        let start = b"\xFF\xD8\xFF\xE1\0\x0A\xFF\xD8\xFF\xDA\0\x02\xFF\xD9\xFF\xC2\0\x04..";
+        let scan = b"\xFF\xDA\0\x04\xFF\xD9ab\xFF\0\xD9c\xFF\xD0d\xD9\xFF\0";
+        let table = b"\xFF\xC4\0\x04\xFF\xD9";
+        let cut = [&start[..], scan, table, scan, b"\xFF\xFF"].concat();
+        for length in 0..=cut.len() {
+            assert!(!jpeg_goes_on_to_its_end(&cut[..length]), "{length}");
+        }
+        let whole = [&cut[..], b"\xD9"].concat();
+        assert!(jpeg_goes_on_to_its_end(&whole));
+        assert!(jpeg_goes_on_to_its_end(&[&whole[..], b"more \xFF\xDA"].concat()));
+        assert!(!jpeg_goes_on_to_its_end(&[&start[..], b"\xFF\xD9"].concat()));
     }
 
     #[test]

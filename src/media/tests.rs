@@ -99,17 +99,33 @@ fn what_is_no_clip_is_refused_in_one_sentence() {
 
 #[test]
 fn a_damaged_image_is_named() {
-    let folder = tempfile::tempdir().unwrap();
-    for (name, cut) in [("1.png", 0), ("2.png", 40)] {
-        let path = folder.path().join(name);
-        save_png(&path, &coded(1, SIZE));
-        let bytes = fs::read(&path).unwrap();
-        fs::write(&path, &bytes[..bytes.len() - cut]).unwrap();
+    use image::ImageFormat::{Jpeg, Png};
+    let image = GrayImage::from_raw(96, 64, coded(1, SIZE).samples().to_vec()).unwrap();
+    // A JPEG that lacks nothing but its end marker, and one that is cut in its data.
+    for (format, name, cut) in [(Png, "PNG", 40), (Jpeg, "JPEG", 2), (Jpeg, "JPEG", 40)] {
+        let folder = tempfile::tempdir().unwrap();
+        for (file, cut) in [("1", 0), ("2", cut)] {
+            let path = folder.path().join(file);
+            image.save_with_format(&path, format).unwrap();
+            let bytes = fs::read(&path).unwrap();
+            fs::write(&path, &bytes[..bytes.len() - cut]).unwrap();
+        }
+        let mut clip = open(folder.path()).unwrap();
+        assert!(clip.next_frame().is_ok());
+        let sentence = clip.next_frame().unwrap_err().to_string();
+        assert!(sentence.contains(&format!("2: the {name} image is damaged")), "{cut}: {sentence}");
     }
-    let mut clip = open(folder.path()).unwrap();
-    assert!(clip.next_frame().is_ok());
-    let sentence = clip.next_frame().unwrap_err().to_string();
-    assert!(sentence.contains("2.png: the PNG image is damaged"), "{sentence}");
+}
+
+#[test]
+fn what_follows_a_whole_jpeg_does_not_matter() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("clip.jpg");
+    let image = GrayImage::from_raw(96, 64, coded(5, SIZE).samples().to_vec()).unwrap();
+    image.save_with_format(&path, image::ImageFormat::Jpeg).unwrap();
+    let bytes = [&fs::read(&path).unwrap()[..], b"more, not of the picture"].concat();
+    fs::write(&path, bytes).unwrap();
+    assert_eq!(indices_in(&path), [5]);
 }
 
 #[cfg(feature = "video")]

@@ -185,6 +185,8 @@ impl Decoding {
             match packet.read(&mut self.input) {
                 Ok(()) if packet.stream() != self.stream => packet = ffmpeg::Packet::empty(),
                 Ok(()) if packet.is_corrupt() => return Err(self.damaged(": its data are cut off")),
+                // Stands for a frame that is shown once more; a decoder takes it for the end, or for an error.
+                Ok(()) if packet.size() == 0 => packet = ffmpeg::Packet::empty(),
                 Ok(()) => break,
                 Err(ffmpeg::Error::Eof) => {
                     self.draining = true;

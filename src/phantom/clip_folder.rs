@@ -42,6 +42,8 @@ pub fn write_clip(
         _ => return Err(Error::Request(format!("{} cannot be the name of a clip", folder.display()))),
     };
     let staging = Staging::create(parent)?;
+    // What a run that was killed had moved aside may be there again.
+    check_clip_place(folder, options.overwrite)?;
     let truths = write_frames(phantom, &staging, name, options.video, frame_done)
         .map_err(|error| staging.with_final_path(error))?;
     let truth = serde_json::to_vec_pretty(&truth(phantom, &truths))

@@ -130,6 +130,7 @@ fn short_clips_and_labels_drawn_the_other_way_round_are_noted() {
         [
             "clips under 3 frames repeat their ends in every window of N = 1: a",
             "clips under 5 frames repeat their ends in every window of N = 2: a, b",
+            "clips under 7 frames repeat their ends in every window of N = 3: a, b, c, d",
             "clips under 6 frames go whole into one part of a split: a, b, c",
             "labels are vessel for the most part, perhaps drawn the other way round: d (75 %)",
         ]

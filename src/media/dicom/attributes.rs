@@ -1,12 +1,10 @@
 //! The attributes of a DICOM image that decide how its pixels are read, checked once.
 
-use super::super::{Size, checked_size, first_bytes};
+use super::super::{Size, checked_size};
 use crate::error::{Error, Result};
 use dicom_core::Tag;
 use dicom_dictionary_std::tags;
-use dicom_object::{InMemDicomObject, OpenFileOptions};
-use std::fs::File;
-use std::io::{BufReader, Read};
+use dicom_object::InMemDicomObject;
 use std::path::Path;
 use std::time::Duration;
 
@@ -84,35 +82,6 @@ impl StoredBits {
     pub(super) fn count(self) -> usize {
         1 << self.bits
     }
-}
-
-/// Reads everything before the pixel data, and the transfer syntax.
-pub(super) fn read_header(path: &Path) -> Result<(Dataset, String)> {
-    let head = first_bytes(path)?;
-    let file = BufReader::new(File::open(path).map_err(Error::io("read", path))?);
-    let options = OpenFileOptions::new().read_until(tags::PIXEL_DATA);
-    // dicom-object wants the magic word; some old writers leave out preamble and word and start with the meta group.
-    let object =
-        if head.starts_with(b"\x02\0") { options.from_reader(b"DICM".chain(file)) } else { options.from_reader(file) };
-    let object = object.map_err(|e| {
-        let cause = innermost(&e);
-        Error::media(path, format!("the DICOM header is truncated or damaged: {cause}"))
-    })?;
-    let transfer_syntax = object.meta().transfer_syntax().to_string();
-    Ok((object.into_inner(), transfer_syntax))
-}
-
-/// The last error of a chain: the one that names the cause.
-pub(super) fn innermost(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut error = error;
-    while let Some(source) = error.source() {
-        error = source;
-    }
-    let io = error.downcast_ref::<std::io::Error>();
-    if io.is_some_and(|e| e.kind() == std::io::ErrorKind::UnexpectedEof) {
-        return "the data end too early".into();
-    }
-    error.to_string()
 }
 
 impl Attributes {

@@ -5,6 +5,7 @@
 //! registry's decoder panics on damaged data.
 
 use super::attributes::{Attributes, Photometric};
+use super::source::innermost;
 use crate::media::without_panic;
 use dicom_core::value::C;
 use dicom_dictionary_std::uids;
@@ -102,20 +103,23 @@ impl FrameCodec {
             return Err(unsupported(self.name, &self.uid));
         };
         let mut decoded = Vec::new();
-        without_panic(|| decoder.decode_frame(&frame, 0, &mut decoded).map_err(|e| super::attributes::innermost(&e)))?;
+        without_panic(|| decoder.decode_frame(&frame, 0, &mut decoded).map_err(|e| innermost(&e)))?;
         let expected = attributes.frame_samples() * sample_bytes;
         if decoded.len() != expected {
             return Err(format!("its decoder gave {} bytes instead of {expected}", decoded.len()));
         }
-        Ok(samples(decoded, sample_bytes, false))
+        let samples = samples(decoded, sample_bytes, false);
+        Ok(if header.keeps_colours { ybr_to_rgb(samples, attributes) } else { samples })
     }
 }
 
-fn syntax(uid: &str) -> Result<&'static TransferSyntax, String> {
+/// The transfer syntax of a UID.
+pub(super) fn syntax(uid: &str) -> Result<&'static TransferSyntax, String> {
     TransferSyntaxRegistry.get(uid).ok_or_else(|| format!("has the unknown transfer syntax {uid}"))
 }
 
-fn unsupported(name: &str, uid: &str) -> String {
+/// A sentence for a transfer syntax that is known and not read.
+pub(super) fn unsupported(name: &str, uid: &str) -> String {
     format!(
         "has the transfer syntax {name} ({uid}), which is not read; convert it, for example with dcmdjpeg or gdcmconv --raw"
     )
@@ -224,6 +228,10 @@ struct ImageHeader {
     /// Lossy JPEG based on the discrete cosine transform.
     dct: bool,
     subsampled: bool,
+    /// The decoder gives colours as they were before they were encoded, whatever they stand for.
+    keeps_colours: bool,
+    /// What of lossless JPEG its decoder gets wrong.
+    unread: Option<&'static str>,
 }
 
 impl ImageHeader {
@@ -231,41 +239,50 @@ impl ImageHeader {
         if stream.starts_with(&[0xFF, 0xD8]) { ImageHeader::of_jpeg(stream) } else { ImageHeader::of_jpeg2000(stream) }
     }
 
-    /// Reads on to the frame header, SOF0..SOF15 or JPEG-LS's SOF55.
+    /// Reads the frame header, SOF0..SOF15 or JPEG-LS's SOF55, and what else of lossless JPEG matters before its data.
     fn of_jpeg(stream: &[u8]) -> Option<ImageHeader> {
-        let mut at = 2;
-        loop {
-            if *stream.get(at)? != 0xFF {
-                return None;
-            }
-            let marker = *stream.get(at + 1)?;
-            let segment = stream.get(at + 2..)?;
-            at += match marker {
-                // Fill bytes before a marker.
-                0xFF => 1,
+        let mut header = None;
+        let mut lossless = false;
+        let mut restarts = false;
+        let mut shifted = false;
+        for (marker, segment) in segments(stream, 2) {
+            match marker {
                 0xC0..=0xC3 | 0xC5..=0xC7 | 0xC9..=0xCB | 0xCD..=0xCF | 0xF7 => {
-                    return Some(ImageHeader {
-                        precision: *segment.get(2)?,
-                        height: big_endian(segment.get(3..5)?),
-                        width: big_endian(segment.get(5..7)?),
-                        components: usize::from(*segment.get(7)?),
+                    lossless = marker == 0xC3;
+                    header = Some(ImageHeader {
+                        precision: *segment.first()?,
+                        height: big_endian(segment.get(1..3)?),
+                        width: big_endian(segment.get(3..5)?),
+                        components: usize::from(*segment.get(5)?),
                         dct: marker != 0xF7 && marker & 3 != 3,
                         subsampled: false,
+                        keeps_colours: lossless,
+                        unread: None,
                     });
                 }
-                0x01 | 0xD0..=0xD8 => 2,
-                _ => 2 + big_endian(segment.get(..2)?),
-            };
+                0xDD => restarts = segment.iter().any(|&byte| byte != 0),
+                // The low half of the last byte is the point transform.
+                0xDA => shifted = segment.last().is_some_and(|byte| byte & 0xF != 0),
+                _ => {}
+            }
         }
+        let unread = match (lossless, restarts, shifted) {
+            (true, true, _) => Some("restart markers"),
+            (true, _, true) => Some("a point transform"),
+            _ => None,
+        };
+        header.map(|header| ImageHeader { unread, ..header })
     }
 
-    /// Reads the SIZ segment right behind the start of the code stream, which may lie in a JP2 box.
+    /// Reads the SIZ segment right behind the start of the code stream, which may lie in a JP2 box, and from COD
+    /// whether its colours were transformed.
     fn of_jpeg2000(stream: &[u8]) -> Option<ImageHeader> {
         let start = stream.windows(4).take(4096).position(|w| w == [0xFF, 0x4F, 0xFF, 0x51])?;
         let siz = stream.get(start + 4..)?;
         let word = |at: usize| Some(big_endian(siz.get(at..at + 4)?));
         let components = big_endian(siz.get(36..38)?);
         let per_component = siz.get(38..38 + 3 * components)?;
+        let coding = segments(stream, start + 2).find(|&(marker, _)| marker == 0x52);
         Some(ImageHeader {
             width: word(4)?.checked_sub(word(12)?)?,
             height: word(8)?.checked_sub(word(16)?)?,
@@ -273,6 +290,8 @@ impl ImageHeader {
             precision: (per_component.first()? & 0x7F) + 1,
             dct: false,
             subsampled: per_component.chunks_exact(3).any(|c| c[1] != 1 || c[2] != 1),
+            keeps_colours: coding.is_some_and(|(_, coding)| coding.get(4) == Some(&0)),
+            unread: None,
         })
     }
 
@@ -293,6 +312,11 @@ impl ImageHeader {
                 self.precision
             ));
         }
+        if let Some(unread) = self.unread {
+            return Err(format!(
+                "it is lossless JPEG with {unread}, which is not read; convert it, for example with dcmdjpeg"
+            ));
+        }
         if u16::from(self.precision) > attributes.bits_allocated {
             return Err(format!(
                 "it has {} bits a sample, but the DICOM header allocates {}",
@@ -301,6 +325,29 @@ impl ImageHeader {
         }
         Ok(())
     }
+}
+
+/// The segments of a JPEG or JPEG 2000 stream from byte `at` on, each its marker and what follows its length, up to
+/// where the data of the first scan or tile begin.
+fn segments(stream: &[u8], mut at: usize) -> impl Iterator<Item = (u8, &[u8])> {
+    let mut ended = false;
+    std::iter::from_fn(move || {
+        while !ended && *stream.get(at)? == 0xFF {
+            match *stream.get(at + 1)? {
+                // Fill bytes before a marker.
+                0xFF => at += 1,
+                0x01 | 0xD0..=0xD8 => at += 2,
+                marker => {
+                    let end = at + 2 + big_endian(stream.get(at + 2..at + 4)?);
+                    let segment = stream.get(at + 4..end)?;
+                    at = end;
+                    ended = matches!(marker, 0xDA | 0x90);
+                    return Some((marker, segment));
+                }
+            }
+        }
+        None
+    })
 }
 
 fn big_endian(bytes: &[u8]) -> usize {

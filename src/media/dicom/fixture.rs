@@ -42,19 +42,30 @@ pub(in crate::media) fn number(object: &mut InMemDicomObject, tag: Tag, value: u
 
 /// A VOI LUT that maps `first`, `first` + 1, ... to `entries`.
 pub(in crate::media) fn voi_lut(object: &mut InMemDicomObject, first: u16, bits: u16, entries: &[u16]) {
+    lut(object, tags::VOILUT_SEQUENCE, first, bits, entries);
+}
+
+/// A look-up table that maps `first`, `first` + 1, ... to `entries`, in a sequence of its own.
+pub(in crate::media) fn lut(object: &mut InMemDicomObject, sequence: Tag, first: u16, bits: u16, entries: &[u16]) {
     let mut item = InMemDicomObject::new_empty();
     let descriptor = PrimitiveValue::U16([entries.len() as u16, first, bits].into_iter().collect());
     item.put(DataElement::new(tags::LUT_DESCRIPTOR, VR::US, descriptor));
     let data = PrimitiveValue::U16(entries.iter().copied().collect());
     item.put(DataElement::new(tags::LUT_DATA, VR::US, data));
-    let sequence = DataSetSequence::new(vec![item], Length::UNDEFINED);
-    object.put(DataElement::new(tags::VOILUT_SEQUENCE, VR::SQ, Value::from(sequence)));
+    let items = DataSetSequence::new(vec![item], Length::UNDEFINED);
+    object.put(DataElement::new(sequence, VR::SQ, Value::from(items)));
 }
 
 /// Writes 8-bit native pixel data.
 pub(in crate::media) fn save_bytes(path: &Path, mut object: InMemDicomObject, pixels: &[u8]) {
     object.put(DataElement::new(tags::PIXEL_DATA, VR::OB, PrimitiveValue::from(pixels)));
     save(path, object, uids::EXPLICIT_VR_LITTLE_ENDIAN);
+}
+
+/// Writes 8-bit native pixel data, all of the data set deflated.
+pub(in crate::media) fn save_deflated(path: &Path, mut object: InMemDicomObject, pixels: &[u8]) {
+    object.put(DataElement::new(tags::PIXEL_DATA, VR::OB, PrimitiveValue::from(pixels)));
+    save(path, object, uids::DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN);
 }
 
 /// Writes 16-bit native pixel data.
@@ -100,19 +111,28 @@ pub(in crate::media) fn run_length(planes: &[Vec<u8>]) -> Vec<u8> {
 
 /// One grey frame as JPEG lossless (ITU-T T.81 annex H, predictor 1, the sample to the left), `bits` a sample.
 pub(in crate::media) fn jpeg_lossless(samples: &[u16], width: usize, bits: u8) -> Vec<u8> {
-    let height = (samples.len() / width) as u8;
-    let mut stream = vec![0xFF, 0xD8, 0xFF, 0xC3, 0, 11, bits, 0, height, 0, width as u8, 1, 1, 0x11, 0];
+    jpeg_lossless_of(1, samples, width, bits)
+}
+
+/// The same of `components` interleaved colours.
+pub(in crate::media) fn jpeg_lossless_of(components: usize, samples: &[u16], width: usize, bits: u8) -> Vec<u8> {
+    let count = components as u8;
+    let height = (samples.len() / components / width) as u8;
+    let mut stream = vec![0xFF, 0xD8, 0xFF, 0xC3, 0, 8 + 3 * count, bits, 0, height, 0, width as u8, count];
+    (1..=count).for_each(|component| stream.extend([component, 0x11, 0]));
     // The 17 categories of differences, each with a code of five bits: its own number.
     stream.extend([0xFF, 0xC4, 0, 36, 0, 0, 0, 0, 0, 17, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
     stream.extend(0..=16);
-    stream.extend([0xFF, 0xDA, 0, 8, 1, 1, 0, 1, 0, 0]);
+    stream.extend([0xFF, 0xDA, 0, 6 + 2 * count, count]);
+    (1..=count).for_each(|component| stream.extend([component, 0]));
+    stream.extend([1, 0, 0]);
     let mut written = String::new();
     for (at, &sample) in samples.iter().enumerate() {
-        let predicted = match at {
+        let predicted = match at / components {
             0 => 1 << (bits - 1),
             // A row begins with the sample above.
-            _ if at % width == 0 => samples[at - width],
-            _ => samples[at - 1],
+            pixel if pixel % width == 0 => samples[at - width * components],
+            _ => samples[at - components],
         };
         let difference = i32::from(sample.wrapping_sub(predicted) as i16);
         let category = 32 - difference.unsigned_abs().leading_zeros() as usize;

@@ -25,6 +25,15 @@ enum Modality {
     Table(Table),
 }
 
+impl Modality {
+    fn value(&self, stored: f64) -> f64 {
+        match self {
+            Modality::Linear(rescale) => rescale.apply(stored),
+            Modality::Table(table) => table.entry(stored),
+        }
+    }
+}
+
 enum Interest {
     Window(WindowLevelTransform),
     Table(Table),
@@ -32,11 +41,16 @@ enum Interest {
 
 impl Transform {
     pub(super) fn from_dataset(dataset: &Dataset, attributes: &Attributes) -> Result<Transform, String> {
+        let stored = attributes.stored_bits();
+        let modality = modality(dataset, attributes.signed)?;
+        let values = (0..stored.count()).map(|index| modality.value(stored.value(index)));
+        // What a table of interest maps are values behind the modality's step, whatever the sign of the stored ones.
+        let signed = values.fold(f64::INFINITY, f64::min) < 0.0;
         Ok(Transform {
-            stored: attributes.stored_bits(),
+            stored,
             inverted: attributes.photometric == Photometric::Monochrome1,
-            modality: modality(dataset, attributes.signed)?,
-            interest: interest(dataset, attributes.signed)?,
+            modality,
+            interest: interest(dataset, signed)?,
         })
     }
 
@@ -54,7 +68,7 @@ impl Transform {
     pub(super) fn over(&self, occurring: &Occurring) -> Greyscale {
         let (low, high) = self.modality_range(occurring);
         let grey_of = |stored: f64| {
-            let value = self.modality_value(stored);
+            let value = self.modality.value(stored);
             let grey = match &self.interest {
                 Some(Interest::Window(window)) => window.apply(value, 255.0),
                 Some(Interest::Table(table)) => table.fraction(value) * 255.0,
@@ -69,15 +83,8 @@ impl Transform {
         Greyscale { stored: self.stored, table }
     }
 
-    fn modality_value(&self, stored: f64) -> f64 {
-        match &self.modality {
-            Modality::Linear(rescale) => rescale.apply(stored),
-            Modality::Table(table) => table.entry(stored),
-        }
-    }
-
     fn modality_range(&self, occurring: &Occurring) -> (f64, f64) {
-        let values = occurring.indices().map(|index| self.modality_value(self.stored.value(index)));
+        let values = occurring.indices().map(|index| self.modality.value(self.stored.value(index)));
         values.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), v| (low.min(v), high.max(v)))
     }
 }
@@ -150,8 +157,8 @@ impl Table {
         let descriptor =
             item.get(tags::LUT_DESCRIPTOR).and_then(|e| e.to_multi_int::<i32>().ok()).ok_or_else(broken)?;
         let &[count, first, bits] = descriptor.as_slice() else { return Err(broken()) };
-        // 16-bit fields: 0 entries means 65536, and the first value is signed when the pixels are, whatever the
-        // value representation says.
+        // 16-bit fields: 0 entries means 65536, and the first value is signed when the values to map are, whatever
+        // the value representation says.
         let count = if count & 0xFFFF == 0 { 65536 } else { (count & 0xFFFF) as usize };
         let first = if signed { f64::from(first as u16 as i16) } else { f64::from(first as u16) };
         let mut entries = table_entries(item, count).ok_or_else(broken)?;

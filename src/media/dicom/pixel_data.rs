@@ -4,25 +4,23 @@
 //! frames (PS3.5 A.4): one each, or by the Basic Offset Table, or, where that is empty, by the image headers that
 //! fragments begin with. Only places are kept, never the bytes.
 
-use super::attributes::{Attributes, innermost};
+use super::attributes::Attributes;
+use super::codec::syntax;
+use super::source::{Source, innermost};
 use crate::error::{Error, Result};
+use crate::media::without_panic;
 use dicom_core::header::Header;
 use dicom_core::{Length, VR};
 use dicom_dictionary_std::tags;
 use dicom_encoding::Endianness;
-use dicom_encoding::transfer_syntax::{Codec, TransferSyntaxIndex};
-use dicom_object::FileMetaTable;
+use dicom_encoding::transfer_syntax::TransferSyntaxIndex;
 use dicom_parser::dataset::LazyDataToken;
 use dicom_parser::dataset::lazy_read::LazyDataSetReader;
 use dicom_parser::stateful::decode::StatefulDecode;
 use dicom_transfer_syntax_registry::TransferSyntaxRegistry;
-use std::fs::File;
-use std::io::{BufReader, Cursor, Read, Seek, SeekFrom};
+use std::io::{Read, Seek, SeekFrom};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-
-/// A deflated data set is held inflated, up to this many bytes.
-const MAX_INFLATED_BYTES: u64 = 1 << 30;
 
 /// Fetches encoded frames.
 #[derive(Debug)]
@@ -30,12 +28,6 @@ pub(super) struct PixelData {
     path: PathBuf,
     source: Source,
     layout: Layout,
-}
-
-#[derive(Debug)]
-enum Source {
-    File(File),
-    Inflated(Cursor<Vec<u8>>),
 }
 
 #[derive(Debug)]
@@ -59,10 +51,14 @@ enum Found {
 
 impl PixelData {
     /// Finds every frame of the file; says so when frames are missing.
-    pub(super) fn find(path: &Path, transfer_syntax: &str, attributes: &Attributes) -> Result<PixelData> {
+    pub(super) fn find(
+        path: &Path,
+        mut source: Source,
+        transfer_syntax: &str,
+        attributes: &Attributes,
+    ) -> Result<PixelData> {
         let in_file = |problem: String| Error::media(path, problem);
-        let mut source = Source::open(path, transfer_syntax)?;
-        let found = find_pixel_data(&mut source, transfer_syntax).map_err(in_file)?;
+        let found = without_panic(|| find_pixel_data(&mut source, transfer_syntax)).map_err(in_file)?;
         let layout = match found {
             Found::Native { place, words } => {
                 native_layout(place, words, transfer_syntax, attributes).map_err(in_file)?
@@ -97,35 +93,6 @@ impl PixelData {
 }
 
 impl Source {
-    /// The data set's bytes, positioned at its first element.
-    fn open(path: &Path, transfer_syntax: &str) -> Result<Source> {
-        let mut file = File::open(path).map_err(Error::io("read", path))?;
-        let start = dataset_start(&file)
-            .map_err(|cause| Error::media(path, format!("the DICOM header is truncated or damaged: {cause}")))?;
-        file.seek(SeekFrom::Start(start)).map_err(Error::io("read", path))?;
-        let inflater = TransferSyntaxRegistry.get(transfer_syntax).map(|ts| ts.codec());
-        let Some(Codec::Dataset(Some(inflater))) = inflater else {
-            return Ok(Source::File(file));
-        };
-        let mut inflated = Vec::new();
-        let stream = inflater.adapt_reader(Box::new(BufReader::new(file)));
-        stream.take(MAX_INFLATED_BYTES).read_to_end(&mut inflated).map_err(Error::io("inflate", path))?;
-        if inflated.len() as u64 == MAX_INFLATED_BYTES {
-            return Err(Error::media(
-                path,
-                "the deflated data set is larger than 1 GiB; convert it to another transfer syntax",
-            ));
-        }
-        Ok(Source::Inflated(Cursor::new(inflated)))
-    }
-
-    fn length(&mut self) -> std::io::Result<u64> {
-        match self {
-            Source::File(file) => Ok(file.metadata()?.len()),
-            Source::Inflated(bytes) => Ok(bytes.get_ref().len() as u64),
-        }
-    }
-
     fn append(&mut self, place: Place, to: &mut Vec<u8>) -> std::io::Result<()> {
         let old = to.len();
         to.resize(old + place.bytes, 0);
@@ -144,49 +111,13 @@ impl Source {
     }
 }
 
-impl Read for Source {
-    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        match self {
-            Source::File(file) => file.read(buffer),
-            Source::Inflated(bytes) => bytes.read(buffer),
-        }
-    }
-}
-
-impl Seek for Source {
-    fn seek(&mut self, to: SeekFrom) -> std::io::Result<u64> {
-        match self {
-            Source::File(file) => file.seek(to),
-            Source::Inflated(bytes) => bytes.seek(to),
-        }
-    }
-}
-
-/// Where the file meta group ends.
-fn dataset_start(file: &File) -> Result<u64, String> {
-    let mut reader = BufReader::new(file);
-    let mut head = [0; 132];
-    reader.read_exact(&mut head).map_err(|e| e.to_string())?;
-    let meta_start = if &head[128..] == b"DICM" { 128 } else { 0 };
-    reader.seek(SeekFrom::Start(meta_start)).map_err(|e| e.to_string())?;
-    let meta = if head.starts_with(b"\x02\0") && meta_start == 0 {
-        FileMetaTable::from_reader(b"DICM".chain(&mut reader))
-    } else {
-        FileMetaTable::from_reader(&mut reader)
-    };
-    meta.map_err(|e| innermost(&e))?;
-    reader.stream_position().map_err(|e| e.to_string())
-}
-
 /// Walks the data set up to its own pixel data; that of an icon, inside a sequence, is passed by.
 fn find_pixel_data(source: &mut Source, transfer_syntax: &str) -> Result<Found, String> {
-    let length = source.length().map_err(|e| e.to_string())?;
-    let syntax = TransferSyntaxRegistry
-        .get(transfer_syntax)
-        .ok_or_else(|| format!("has the unknown transfer syntax {transfer_syntax}"))?;
+    let length = source.length();
     let damaged =
         |e: &(dyn std::error::Error + 'static)| format!("the DICOM file is truncated or damaged: {}", innermost(e));
-    let mut reader = LazyDataSetReader::new_with_ts(BufReader::new(source), syntax).map_err(|e| damaged(&e))?;
+    let bytes = source.rewound().map_err(|e| damaged(&e))?;
+    let mut reader = LazyDataSetReader::new_with_ts(bytes, syntax(transfer_syntax)?).map_err(|e| damaged(&e))?;
     let mut depth = 0usize;
     while let Some(token) = reader.advance() {
         match token.map_err(|e| damaged(&e))? {

@@ -54,6 +54,17 @@ fn eight_bit_frames_come_back_as_they_are_and_in_order() {
 }
 
 #[test]
+fn a_preamble_may_begin_as_a_file_without_one_does() {
+    in_folder(|path| {
+        save_bytes(path, image(1, 8, 8), &[9; AREA]);
+        let mut bytes = std::fs::read(path).unwrap();
+        bytes[..8].copy_from_slice(b"\x02\0\0\0UL\x04\0");
+        std::fs::write(path, bytes).unwrap();
+        assert_eq!(frames_of(path), [[9; AREA]]);
+    });
+}
+
+#[test]
 fn monochrome1_is_inverted() {
     in_folder(|path| {
         let mut object = image(1, 8, 8);
@@ -116,6 +127,31 @@ fn a_voi_lut_maps_values_and_clamps_at_its_ends() {
 }
 
 #[test]
+fn a_voi_lut_begins_at_a_value_behind_the_modality_step() {
+    let entries = [0, 819, 1638, 4095];
+    let shown_first = |path: &Path| frames_of(path)[0][..4].to_vec();
+    in_folder(|path| {
+        // Unsigned pixels, rescaled to values below 0.
+        let mut object = image(1, 16, 12);
+        text(&mut object, tags::RESCALE_SLOPE, VR::DS, "1");
+        text(&mut object, tags::RESCALE_INTERCEPT, VR::DS, "-1024");
+        voi_lut(&mut object, -1024i16 as u16, 12, &entries);
+        let mut pixels = vec![0u16; AREA];
+        pixels[..4].copy_from_slice(&[0, 1, 2, 3]);
+        save_words(path, object, &pixels);
+        assert_eq!(shown_first(path), [0, 51, 102, 255]);
+        // Signed pixels, which a table makes values above 32767.
+        let mut object = image(1, 16, 16);
+        number(&mut object, tags::PIXEL_REPRESENTATION, 1);
+        lut(&mut object, tags::MODALITY_LUT_SEQUENCE, -2i16 as u16, 16, &[40_000, 40_001, 40_002, 40_003]);
+        voi_lut(&mut object, 40_000, 12, &entries);
+        pixels[..4].copy_from_slice(&[-2i16 as u16, -1i16 as u16, 0, 1]);
+        save_words(path, object, &pixels);
+        assert_eq!(shown_first(path), [0, 51, 102, 255]);
+    });
+}
+
+#[test]
 fn run_length_frames_of_two_bytes_come_back() {
     in_folder(|path| {
         let mut object = image(2, 16, 16);
@@ -161,6 +197,24 @@ fn jpeg_lossless_comes_back_exactly_in_8_and_16_bits() {
 }
 
 #[test]
+fn lossless_jpeg_of_which_its_decoder_gives_wrong_values_is_refused() {
+    let plain = jpeg_lossless(&[7; AREA], 16, 8);
+    let with_interval = |samples: u8| [&plain[..2], &[0xFF, 0xDD, 0, 4, 0, samples], &plain[2..]].concat();
+    let mut shifted = plain.clone();
+    let scan = shifted.windows(2).position(|marker| marker == [0xFF, 0xDA]).unwrap();
+    shifted[scan + 9] = 1;
+    in_folder(|path| {
+        save_fragments(path, image(1, 8, 8), uids::JPEG_LOSSLESS_SV1, vec![], vec![with_interval(0)]);
+        assert_eq!(frames_of(path), [[7; AREA]]);
+        for (frame, what) in [(with_interval(16), "restart markers"), (shifted, "a point transform")] {
+            save_fragments(path, image(1, 8, 8), uids::JPEG_LOSSLESS_SV1, vec![], vec![frame]);
+            let expected = format!("frame 0 cannot be decoded: it is lossless JPEG with {what}, which is not read");
+            assert!(refusal(path).contains(&expected), "{}", refusal(path));
+        }
+    });
+}
+
+#[test]
 fn jpeg_ls_comes_back_exactly() {
     in_folder(|path| {
         let frame = encoded_by_the_registry(deep_image(), &deep_samples(), uids::JPEGLS_LOSSLESS);
@@ -169,27 +223,27 @@ fn jpeg_ls_comes_back_exactly() {
     });
 }
 
-/// FFmpeg has the only encoder at hand.
-#[test]
+/// A JPEG 2000 frame of 16x8 pixels, from FFmpeg, which has the only encoder at hand; `None` where it lacks it.
 #[cfg(feature = "video")]
-fn jpeg_2000_comes_back_exactly() {
+fn jpeg_2000(format: ffmpeg_next::format::Pixel, planes: &[&[u8]]) -> Option<Vec<u8>> {
     use ffmpeg_next as ffmpeg;
     let Some(codec) = ffmpeg::encoder::find_by_name("libopenjpeg") else {
         println!("skipped: this FFmpeg has no encoder libopenjpeg");
-        return;
+        return None;
     };
-    let grey: Vec<u8> = (0..AREA).map(|i| (i * i % 256) as u8).collect();
     let mut encoder = ffmpeg::codec::Context::new_with_codec(codec).encoder().video().unwrap();
     encoder.set_width(16);
     encoder.set_height(8);
-    encoder.set_format(ffmpeg::format::Pixel::GRAY8);
+    encoder.set_format(format);
     encoder.set_time_base((1, 25));
     let options = [("format", "j2k"), ("irreversible", "0"), ("numresolution", "3")];
     let mut encoder = encoder.open_with(options.into_iter().collect()).unwrap();
-    let mut picture = ffmpeg::frame::Video::new(ffmpeg::format::Pixel::GRAY8, 16, 8);
-    let stride = picture.stride(0);
-    for (row, source) in picture.data_mut(0).chunks_mut(stride).zip(grey.chunks(16)) {
-        row[..16].copy_from_slice(source);
+    let mut picture = ffmpeg::frame::Video::new(format, 16, 8);
+    for (index, plane) in planes.iter().enumerate() {
+        let stride = picture.stride(index);
+        for (row, source) in picture.data_mut(index).chunks_mut(stride).zip(plane.chunks(16)) {
+            row[..16].copy_from_slice(source);
+        }
     }
     encoder.send_frame(&picture).unwrap();
     encoder.send_eof().unwrap();
@@ -197,9 +251,52 @@ fn jpeg_2000_comes_back_exactly() {
     encoder.receive_packet(&mut packet).unwrap();
     let mut frame = packet.data().unwrap().to_vec();
     frame.resize(frame.len().next_multiple_of(2), 0);
+    Some(frame)
+}
+
+#[test]
+#[cfg(feature = "video")]
+fn jpeg_2000_comes_back_exactly() {
+    let grey: Vec<u8> = (0..AREA).map(|i| (i * i % 256) as u8).collect();
+    let Some(frame) = jpeg_2000(ffmpeg_next::format::Pixel::GRAY8, &[&grey]) else { return };
     in_folder(|path| {
         save_fragments(path, image(1, 8, 8), uids::JPEG2000_LOSSLESS, vec![], vec![frame]);
         assert_eq!(frames_of(path), [grey]);
+    });
+}
+
+/// A colour image of one frame.
+fn colour_image(photometric: &str) -> dicom_object::InMemDicomObject {
+    let mut object = image(1, 8, 8);
+    number(&mut object, tags::SAMPLES_PER_PIXEL, 3);
+    number(&mut object, tags::PLANAR_CONFIGURATION, 0);
+    text(&mut object, tags::PHOTOMETRIC_INTERPRETATION, VR::CS, photometric);
+    object
+}
+
+/// Luminance and colour differences of a red, and the red itself.
+const RED: ([u8; 3], [u8; 3]) = ([81, 90, 240], [238, 14, 14]);
+
+#[test]
+fn colour_differences_in_lossless_jpeg_become_colours() {
+    in_folder(|path| {
+        let frame = jpeg_lossless_of(3, &RED.0.map(u16::from).repeat(AREA), 16, 8);
+        for (photometric, shown) in [("YBR_FULL", RED.1), ("RGB", RED.0)] {
+            save_fragments(path, colour_image(photometric), uids::JPEG_LOSSLESS_SV1, vec![], vec![frame.clone()]);
+            assert_eq!(frames_of(path), [shown.repeat(AREA)]);
+        }
+    });
+}
+
+#[test]
+#[cfg(feature = "video")]
+fn colour_differences_in_jpeg_2000_become_colours() {
+    let planes = RED.0.map(|value| vec![value; AREA]);
+    let planes = planes.each_ref().map(Vec::as_slice);
+    let Some(frame) = jpeg_2000(ffmpeg_next::format::Pixel::YUV444P, &planes) else { return };
+    in_folder(|path| {
+        save_fragments(path, colour_image("YBR_FULL"), uids::JPEG2000_LOSSLESS, vec![], vec![frame]);
+        assert_eq!(frames_of(path), [RED.1.repeat(AREA)]);
     });
 }
 
@@ -292,6 +389,58 @@ fn damaged_bytes_never_panic() {
                 }
             }
         }
+    });
+}
+
+#[test]
+fn a_deflated_data_set_is_inflated() {
+    in_folder(|path| {
+        let pixels: Vec<u8> = (0..2 * AREA).map(|i| (i % 251) as u8).collect();
+        save_deflated(path, image(2, 8, 8), &pixels);
+        assert_eq!(frames_of(path), pixels.chunks(AREA).map(<[u8]>::to_vec).collect::<Vec<_>>());
+    });
+}
+
+#[test]
+fn a_header_can_neither_fill_the_stack_nor_the_memory() {
+    // A sequence and an item in it, both without a length, and their ends.
+    let (begin, end) = (
+        b"\x08\0\x40\x11SQ\0\0\xFF\xFF\xFF\xFF\xFE\xFF\0\xE0\xFF\xFF\xFF\xFF",
+        b"\xFE\xFF\x0D\xE0\0\0\0\0\xFE\xFF\xDD\xE0\0\0\0\0",
+    );
+    let nested = |depth: usize| [begin.repeat(depth), end.repeat(depth)].concat();
+    in_folder(|path| {
+        let save_with = |more: &[u8]| {
+            save_bytes(path, image(1, 8, 8), &[9; AREA]);
+            let whole = std::fs::read(path).unwrap();
+            let at = whole.windows(6).position(|bytes| bytes == b"\xE0\x7F\x10\0OB").unwrap();
+            std::fs::write(path, [&whole[..at], more, &whole[at..]].concat()).unwrap();
+        };
+        save_with(&nested(64));
+        assert_eq!(frames_of(path), [[9; AREA]]);
+        save_with(&nested(20_000));
+        assert!(refusal(path).ends_with("truncated or damaged: its sequences are nested more than 64 deep"));
+        save_with(b"\x08\0\x08\0OB\0\0\xF0\xFF\xFF\xFF");
+        let too_long = "truncated or damaged: an element of 4294967280 bytes is longer than the file";
+        assert!(refusal(path).ends_with(too_long));
+        // The transfer syntax as text, which may be of any length.
+        let mut whole = std::fs::read(path).unwrap();
+        let at = whole.windows(6).position(|bytes| bytes == b"\x02\0\x10\0UI").unwrap();
+        whole[at + 4..at + 12].copy_from_slice(b"UT\0\0\xF0\xFF\xFF\xFF");
+        std::fs::write(path, whole).unwrap();
+        assert!(refusal(path).ends_with(too_long));
+    });
+}
+
+#[test]
+fn an_item_outside_of_a_sequence_is_an_error() {
+    in_folder(|path| {
+        save_bytes(path, image(1, 8, 8), &[9; AREA]);
+        let whole = std::fs::read(path).unwrap();
+        let at = whole.windows(6).position(|bytes| bytes == b"\xE0\x7F\x10\0OB").unwrap();
+        let item = b"\xFE\xFF\x0D\xE0\0\0\0\0\xFE\xFF\0\xE0\0\0\0\0";
+        std::fs::write(path, [&whole[..at], item, &whole[at..]].concat()).unwrap();
+        assert!(refusal(path).ends_with("the decoder gave up on damaged data"));
     });
 }
 

@@ -128,6 +128,30 @@ fn codecs_and_containers_of_angiography_archives_come_back_frame_by_frame() {
 }
 
 #[test]
+fn a_packet_without_data_is_passed_over() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("clip");
+    if !recipe("mjpeg", "mov", Pixel::YUVJ420P, Range::JPEG).record(&path, 20, coded) {
+        return;
+    }
+    let mut bytes = fs::read(&path).unwrap();
+    let table = bytes.windows(4).position(|name| name == b"stsz").unwrap() + 8;
+    // Sizes that differ, and how many of them there are.
+    assert_eq!(bytes[table..table + 8], [0, 0, 0, 0, 0, 0, 0, 20]);
+    let place = |frame: usize| table + 8 + 4 * frame;
+    let size = |frame: usize| u32::from_be_bytes(bytes[place(frame)..place(frame + 1)].try_into().unwrap());
+    // Frame 9 takes the data of frame 10, which are behind its own, where no decoder looks.
+    let both = size(9) + size(10);
+    bytes[place(9)..place(10)].copy_from_slice(&both.to_be_bytes());
+    bytes[place(10)..place(11)].fill(0);
+    fs::write(&path, bytes).unwrap();
+    let mut clip = open(&path).unwrap();
+    let frames = std::iter::from_fn(|| clip.next_frame().unwrap());
+    let indices: Vec<usize> = frames.map(|frame| index_of(frame.into_grey().samples())).collect();
+    assert_eq!(indices, (0..20).filter(|&index| index != 10).collect::<Vec<_>>());
+}
+
+#[test]
 fn luminance_of_any_depth_and_range_becomes_0_to_255() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("grey");
