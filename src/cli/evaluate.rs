@@ -289,10 +289,13 @@ fn aligned(rows: &[Vec<String>]) -> Vec<String> {
 }
 
 fn totals(evaluation: &Evaluation<'_>) -> String {
-    let Outcome { frames, without_hd95, .. } = evaluation.processed;
-    let mut text = format!("{} in {}", count(frames, "frame"), count(evaluation.clips.len(), "clip"));
-    if without_hd95 > 0 {
-        text += &format!("; {} left out of HD95: mask or label is empty", count(without_hd95, "frame"));
+    let Evaluation { processed, raw, clips, .. } = evaluation;
+    let mut text = format!("{} in {}", count(processed.frames, "frame"), count(clips.len(), "clip"));
+    let (processed, raw) = (processed.without_hd95, raw.without_hd95);
+    if processed > 0 || raw > 0 {
+        let processed = count(processed, "frame");
+        text += "; left out of HD95, since mask or label is empty: ";
+        text += &format!("{processed} with post-processing, {raw} without");
     }
     if let Some(area) = evaluation.sweep.average_precision() {
         text += &format!("; average precision {area:.4}");
@@ -300,7 +303,7 @@ fn totals(evaluation: &Evaluation<'_>) -> String {
     if let Some(best) = evaluation.sweep.best() {
         text += &format!("; Dice of all pixels is highest at threshold {:.2}: {:.4}", best.threshold, best.dice);
     }
-    if evaluation.clips.len() < 2 {
+    if clips.len() < 2 {
         text += "; one clip has no intervals";
     }
     text

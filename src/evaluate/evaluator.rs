@@ -124,8 +124,17 @@ impl<'a> Evaluator<'a> {
             let mean = |pick: fn(&ScoredFrame) -> &FrameScores| {
                 PerMetric::from_fn(|metric| average(frames.iter().filter_map(|frame| pick(frame).get(metric))))
             };
-            let clip = dataset.clip(frames[0].id).name.clone();
-            ClipResult { clip, frames: frames.len(), processed: mean(|f| &f.processed), raw: mean(|f| &f.raw) }
+            let without_hd95 = |pick: fn(&ScoredFrame) -> &FrameScores| {
+                frames.iter().filter(|frame| pick(frame).hd95.is_none()).count()
+            };
+            ClipResult {
+                clip: dataset.clip(frames[0].id).name.clone(),
+                frames: frames.len(),
+                processed: mean(|f| &f.processed),
+                raw: mean(|f| &f.raw),
+                without_hd95: without_hd95(|f| &f.processed),
+                raw_without_hd95: without_hd95(|f| &f.raw),
+            }
         });
         let clips = clips.collect();
         let bootstrap = *bootstrap;
@@ -220,4 +229,8 @@ pub struct ClipResult {
     pub processed: PerMetric<Option<f64>>,
     /// Without.
     pub raw: PerMetric<Option<f64>>,
+    /// How many of its frames have no HD95 with post-processing; the mean is over the others.
+    pub without_hd95: usize,
+    /// How many have none without.
+    pub raw_without_hd95: usize,
 }

@@ -81,23 +81,24 @@ impl Evaluation<'_> {
 
     /// A row a frame: first with post-processing, then without.
     fn frames_csv(&self) -> String {
-        let mut text = header("clip,frame");
+        let mut text = header("clip,frame", &[]);
         for frame in &self.frames {
             let clip = &self.dataset.clip(frame.id).name;
             let name = self.name_of(&self.dataset.frame(frame.id).path);
             let value = |scores: &FrameScores, metric| cell(scores.get(metric));
             let values = [&frame.processed, &frame.raw].map(|scores| Metric::ALL.map(|metric| value(scores, metric)));
-            row(&mut text, &[field(clip), field(&name)], &values);
+            row(&mut text, &[field(clip), field(&name)], &values, &[]);
         }
         text
     }
 
-    /// A row a clip: means over its frames, first with post-processing, then without.
+    /// A row a clip: means over its frames, first with post-processing, then without, and how many have no HD95.
     fn clips_csv(&self) -> String {
-        let mut text = header("clip,frames");
+        let mut text = header("clip,frames", &["without_hd95", "raw_without_hd95"]);
         for clip in &self.clips {
             let values = [&clip.processed, &clip.raw].map(|means| Metric::ALL.map(|metric| cell(*means.get(metric))));
-            row(&mut text, &[field(&clip.clip), clip.frames.to_string()], &values);
+            let names = [field(&clip.clip), clip.frames.to_string()];
+            row(&mut text, &names, &values, &[clip.without_hd95, clip.raw_without_hd95]);
         }
         text
     }
@@ -201,18 +202,23 @@ fn precision_recall_csv(curve: &[PrecisionRecall]) -> String {
     text
 }
 
-/// What rows are named by, every metric with post-processing, every metric without.
-fn header(names: &str) -> String {
+/// What rows are named by, every metric with post-processing, every metric without, what is counted.
+fn header(names: &str, counted: &[&str]) -> String {
     let metrics = |prefix: &str| Metric::ALL.map(|metric| format!("{prefix}{}", metric.name())).join(",");
-    format!("{names},{},{}\n", metrics(""), metrics("raw_"))
+    let counted: String = counted.iter().map(|name| format!(",{name}")).collect();
+    format!("{names},{},{}{counted}\n", metrics(""), metrics("raw_"))
 }
 
-fn row(text: &mut String, names: &[String], values: &[[String; 7]; 2]) {
+fn row(text: &mut String, names: &[String], values: &[[String; 7]; 2], counts: &[usize]) {
     text.push_str(&names.join(","));
     values.iter().flatten().for_each(|value| {
         text.push(',');
         text.push_str(value);
     });
+    for count in counts {
+        // Writing to a String cannot fail.
+        let _ = write!(text, ",{count}");
+    }
     text.push('\n');
 }
 

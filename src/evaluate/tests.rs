@@ -108,6 +108,16 @@ fn post_processing_drops_what_is_small_and_the_raw_mask_keeps_it() {
     assert_abs_diff_eq!(evaluation.processed.mean.iou.mean.unwrap(), (1.0 + 0.0 + 2.0 / 3.0 + 3.0 / 4.0) / 4.0);
 }
 
+/// Only with post-processing is the mask of frame 0 as empty as its label, and that of frame 1 empty at all.
+#[test]
+fn clips_say_how_many_frames_have_no_hd95() {
+    let (_folder, dataset) = data_set(&[("a", 1), ("b", 4)]);
+    let evaluation = scored(&dataset, 3, 1);
+    let without: Vec<_> = evaluation.clips.iter().map(|c| (c.without_hd95, c.raw_without_hd95)).collect();
+    assert_eq!(without, [(0, 1), (1, 1)]);
+    assert_eq!((evaluation.processed.without_hd95, evaluation.raw.without_hd95), (1, 2));
+}
+
 #[test]
 fn the_worst_frames_come_first_and_no_more_than_ten() {
     let (_folder, dataset) = data_set(&[("a", 7), ("b", 7)]);
@@ -214,7 +224,12 @@ fn the_files_hold_what_the_evaluation_does() {
     assert!(frames[2].starts_with("\"a, b\",0001.png,0.500000,0.666667,1.000000,"), "{}", frames[2]);
     // Frame 0: one pixel called where none is, and dropped.
     assert!(frames[1].starts_with("\"a, b\",0000.png,1.000000,") && frames[1].ends_with(','), "{}", frames[1]);
-    assert_eq!(read("clips.csv").lines().count(), 3);
+    let clips: Vec<String> = read("clips.csv").lines().map(str::to_owned).collect();
+    assert_eq!(clips.len(), 3);
+    assert!(clips[0].starts_with("clip,frames,iou,"), "{}", clips[0]);
+    assert!(clips[0].ends_with(",raw_hd95,without_hd95,raw_without_hd95"), "{}", clips[0]);
+    // Frame 0 once more: empty against empty, and without post-processing one pixel against none.
+    assert!(clips[1].starts_with("\"a, b\",3,") && clips[1].ends_with(",0,1"), "{}", clips[1]);
     assert_eq!(read("thresholds.csv").lines().count(), 100);
     assert!(read("precision_recall.csv").lines().count() > 3);
     assert!(read("precision_recall.svg").contains("average precision"));

@@ -99,6 +99,33 @@ fn the_folds_of_a_cross_validation_count_together() {
     assert!(twice.ends_with("would be scored twice; give each frame to one network"), "{twice}");
 }
 
+/// From threshold 0 on the mask is the whole image, and too small for a minimum area of one pixel more.
+#[test]
+fn frames_without_hd95_are_counted_with_post_processing_and_without() {
+    let place = Place::new();
+    data_set(&place);
+    for clip in 0..3 {
+        // No vessel in the first clip, nothing else in the others.
+        let label = image::GrayImage::from_pixel(96, 96, image::Luma([if clip == 0 { 0 } else { 255 }]));
+        (0..6).for_each(|i| label.save(place.at(&format!("data/phantom-{clip:04}/labels/{i:04}.png"))).unwrap());
+    }
+    let weights = place.weights(1);
+    let weights = ["--weights", weights.to_str().unwrap(), "--size", "96"];
+    let scored = |extra: &[&str]| done(evaluate(&place, &[&weights[..], &["--threshold", "0"], extra].concat()));
+    let text = scored(&["--min-area", "9217px", "--out", "scores"]);
+    let counted = "; left out of HD95, since mask or label is empty: 12 frames with post-processing, 6 without; ";
+    assert!(text.contains(counted), "{text}");
+    let clips = std::fs::read_to_string(place.at("scores/clips.csv")).unwrap();
+    let counts: Vec<_> = clips.lines().map(|line| line.rsplitn(3, ',').take(2).collect::<Vec<_>>()).collect();
+    assert_eq!(counts, [["raw_without_hd95", "without_hd95"], ["6", "0"], ["0", "6"], ["0", "6"]]);
+
+    // The raw masks alone have such frames.
+    std::fs::remove_dir_all(place.at("data/phantom-0001")).unwrap();
+    std::fs::remove_dir_all(place.at("data/phantom-0002")).unwrap();
+    let text = scored(&["--min-area", "9217px"]);
+    assert!(text.contains(" is empty: 0 frames with post-processing, 6 without; "), "{text}");
+}
+
 #[test]
 fn what_cannot_be_scored_is_a_sentence_and_leaves_nothing() {
     let place = Place::new();
