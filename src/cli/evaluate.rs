@@ -4,7 +4,7 @@ use super::device::DeviceOptions;
 use super::progress::{Progress, listen_for_ctrl_c};
 use super::{check_outside, count, note, print};
 use clap::{Args, ValueHint};
-use coronet::dataset::{Dataset, Section, Split, SplitChoice};
+use coronet::dataset::{Dataset, Section, Split};
 use coronet::device::{Device, Precision};
 use coronet::evaluate::{ComparedAt, Estimate, Evaluation, Evaluator, Metric, Outcome, PerMetric, RESULTS};
 use coronet::media::Size;
@@ -169,8 +169,17 @@ fn weights_part(arguments: &Arguments, dataset: &Dataset) -> Result<Part> {
         note(&format!("coronet: neither --weights nor --run: using the {EMBEDDED_ORIGIN}"));
     }
     let sections = match (arguments.folds, arguments.fold) {
-        (Some(folds), Some(fold)) => Split::new(dataset, SplitChoice::Folds { folds, fold }, arguments.seed)?.test,
-        _ => Split::new(dataset, SplitChoice::All, 0)?.train,
+        (Some(folds), Some(fold)) => {
+            let sections = Split::fold(dataset, folds, fold, arguments.seed)?;
+            if sections.iter().all(|section| section.labelled(dataset).next().is_none()) {
+                let place = dataset.folder().display();
+                return Err(Error::Request(format!(
+                    "{place} has no labelled frame to score in fold {fold} of {folds}"
+                )));
+            }
+            sections
+        }
+        _ => Section::whole_clips(dataset).collect(),
     };
     Ok(Part {
         weights,

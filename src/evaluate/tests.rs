@@ -57,7 +57,7 @@ fn data_set(clips: &[(&str, usize)]) -> (TempDir, Dataset) {
 }
 
 fn whole(dataset: &Dataset) -> Vec<Section> {
-    dataset.clips().iter().enumerate().map(|(clip, c)| Section { clip, frames: 0..c.frames.len() }).collect()
+    Section::whole_clips(dataset).collect()
 }
 
 fn post(pixels: usize) -> PostProcessing {

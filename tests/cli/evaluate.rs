@@ -127,6 +127,30 @@ fn frames_without_hd95_are_counted_with_post_processing_and_without() {
 }
 
 #[test]
+fn only_what_is_scored_needs_labels() {
+    let place = Place::new();
+    data_set(&place);
+    let weights = place.weights(1);
+    let run = |extra: &[&str]| {
+        let weights = ["--weights", weights.to_str().unwrap(), "--size", "96", "--quiet", "--json"];
+        evaluate(&place, &[&weights[..], extra].concat())
+    };
+    let unlabelled = |clip: &str| std::fs::remove_dir_all(place.at("data").join(clip).join("labels")).unwrap();
+    unlabelled("phantom-0000");
+    unlabelled("phantom-0002");
+    // One fold tests on the clip that has labels and has none to learn from; the other has none to test on.
+    let [first, second] = ["0", "1"].map(|fold| run(&["--folds", "2", "--fold", fold]));
+    let (scored, empty) = if first.status.success() { (first, second) } else { (second, first) };
+    let document: Value = serde_json::from_str(&done(scored)).unwrap();
+    assert_eq!(document["post_processed"]["frames"], 6);
+    let said = refused(empty);
+    assert!(said.starts_with("data has no labelled frame to score in fold ") && said.ends_with(" of 2"), "{said}");
+
+    unlabelled("phantom-0001");
+    assert_eq!(refused(run(&[])), "data has no labelled frame to score");
+}
+
+#[test]
 fn what_cannot_be_scored_is_a_sentence_and_leaves_nothing() {
     let place = Place::new();
     data_set(&place);
