@@ -7,6 +7,7 @@ use crate::media::Mask;
 use crate::metrics::{Agreement, Bootstrap, Counts, Interval, Scores, Sweep};
 use crate::post::{MinimumArea, PostProcessing};
 use crate::segment::WindowNetwork;
+use std::collections::HashSet;
 
 /// Takes the frames of a data set as networks see them.
 #[derive(Debug)]
@@ -62,46 +63,47 @@ impl<'a> Evaluator<'a> {
         Evaluator { dataset, post, at, networks, frames, sweep: Sweep::new(), worst }
     }
 
-    /// Scores every labelled frame of `sections` as `network` sees it.
+    /// Scores every labelled frame of `sections` as `network` sees it: all of them count, or after an error none.
     ///
     /// # Errors
     /// Those of [`for_each_prediction`]; [`Error::Interrupted`] when the watcher asks for it; [`Error::Request`] when a
-    /// frame has been scored before, since nothing may count twice.
+    /// frame is there twice or has been scored before, since nothing may count twice.
     pub fn add(&mut self, network: &mut dyn WindowNetwork, sections: &[Section], watcher: &dyn Watcher) -> Result<()> {
-        let before = self.frames.len();
-        let mut scored: Vec<FrameId> = self.frames.iter().map(|frame| frame.id).collect();
-        scored.sort_unstable();
-        for id in sections.iter().flat_map(|section| section.labelled(self.dataset)) {
-            if scored.binary_search(&id).is_ok() {
-                let path = self.dataset.frame(id).path.display();
-                return Err(Error::Request(format!("{path} would be scored twice; give each frame to one network")));
-            }
-        }
+        self.check_once(sections)?;
+        let (mut frames, mut sweep, mut worst) = (Vec::new(), Sweep::new(), Vec::new());
         let bare = PostProcessing { minimum_area: MinimumArea::Pixels(0), ..self.post };
         for_each_prediction(network, self.dataset, sections, self.at, |prediction| {
             if watcher.interrupted() {
                 return Err(Error::Interrupted);
             }
             let (id, label) = (prediction.id, prediction.label);
-            self.sweep.add(&prediction.probability, &label)?;
+            sweep.add(&prediction.probability, &label)?;
             let raw_mask = bare.mask(&prediction.probability);
             let mask = self.post.mask(&prediction.probability);
             let raw = FrameScores::of(&raw_mask, &label)?;
             let processed = if mask == raw_mask { raw } else { FrameScores::of(&mask, &label)? };
-            self.frames.push(ScoredFrame { id, processed, raw });
-            self.keep_if_poor(PoorFrame { id, dice: processed.counts.dice(), mask, label });
+            frames.push(ScoredFrame { id, processed, raw });
+            keep_if_poor(&mut worst, PoorFrame { id, dice: processed.counts.dice(), mask, label });
             watcher.frame_done();
             Ok(())
         })?;
-        self.networks.push(ScoredNetwork { frames: self.frames.len() - before, network: network.describe() });
+        self.networks.push(ScoredNetwork { frames: frames.len(), network: network.describe() });
+        self.frames.append(&mut frames);
+        self.sweep += &sweep;
+        worst.into_iter().for_each(|frame| keep_if_poor(&mut self.worst, frame));
         Ok(())
     }
 
-    /// Keeps the frame if it is one of the ten with the lowest Dice coefficients; of equals the earlier one.
-    fn keep_if_poor(&mut self, frame: PoorFrame) {
-        let place = self.worst.partition_point(|other| (other.dice, other.id) <= (frame.dice, frame.id));
-        self.worst.insert(place, frame);
-        self.worst.truncate(WORST);
+    /// Refuses a labelled frame that is in `sections` twice or has been scored.
+    fn check_once(&self, sections: &[Section]) -> Result<()> {
+        let mut scored: HashSet<FrameId> = self.frames.iter().map(|frame| frame.id).collect();
+        match sections.iter().flat_map(|section| section.labelled(self.dataset)).find(|&id| !scored.insert(id)) {
+            Some(id) => {
+                let path = self.dataset.frame(id).path.display();
+                Err(Error::Request(format!("{path} would be scored twice; give each frame to one network")))
+            }
+            None => Ok(()),
+        }
     }
 
     /// What all frames come to.
@@ -140,6 +142,13 @@ impl<'a> Evaluator<'a> {
         let bootstrap = *bootstrap;
         Ok(Evaluation { dataset, post, at, bootstrap, networks, processed, raw, clips, frames, sweep, worst })
     }
+}
+
+/// Keeps the frame if it is one of the ten with the lowest Dice coefficients; of equals the earlier one.
+fn keep_if_poor(worst: &mut Vec<PoorFrame>, frame: PoorFrame) {
+    let place = worst.partition_point(|other| (other.dice, other.id) <= (frame.dice, frame.id));
+    worst.insert(place, frame);
+    worst.truncate(WORST);
 }
 
 fn average(values: impl Iterator<Item = f64>) -> Option<f64> {

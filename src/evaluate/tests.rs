@@ -10,6 +10,7 @@ use crate::post::{MinimumArea, PostProcessing, Threshold};
 use crate::result_folder::ResultFolder;
 use crate::segment::WindowNetwork;
 use approx::assert_abs_diff_eq;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use tempfile::TempDir;
 
 /// Calls `too_many` pixels more vessel than the label does, in scan order, and is less sure of every further one. Frame i
@@ -158,6 +159,35 @@ fn two_networks_on_two_parts_count_together_and_no_frame_twice() {
     assert_eq!(clips, [("a", (0.5 + 2.0 / 3.0 + 0.75) / 4.0), ("b", 1.0)]);
     let networks: Vec<_> = evaluation.networks.iter().map(|n| (n.frames, n.network["too_many"].as_u64())).collect();
     assert_eq!(networks, [(4, Some(0)), (4, Some(1))]);
+}
+
+#[test]
+fn no_frame_counts_twice_within_one_part() {
+    let (_folder, dataset) = data_set(&[("a", 4)]);
+    let mut evaluator = Evaluator::new(&dataset, post(0), ComparedAt::SourceSize);
+    let overlapping = [Section { clip: 0, frames: 0..3 }, Section { clip: 0, frames: 2..4 }];
+    let error = evaluator.add(&mut Generous { too_many: 0, scale: 1 }, &overlapping, &()).unwrap_err().to_string();
+    assert!(error.ends_with("a/frames/0002.png would be scored twice; give each frame to one network"), "{error}");
+}
+
+/// Looked at for the third time, it says to stop: two frames have been scored by then.
+#[test]
+fn nothing_counts_of_a_part_that_was_stopped() {
+    struct StopAtThird(AtomicUsize);
+    impl crate::dataset::Watcher for StopAtThird {
+        fn interrupted(&self) -> bool {
+            self.0.fetch_add(1, Ordering::Relaxed) == 2
+        }
+    }
+    let (_folder, dataset) = data_set(&[("a", 4), ("b", 4)]);
+    let mut evaluator = Evaluator::new(&dataset, post(0), ComparedAt::SourceSize);
+    let mut network = Generous { too_many: 1, scale: 1 };
+    let stopped = evaluator.add(&mut network, &whole(&dataset), &StopAtThird(AtomicUsize::new(0)));
+    assert!(matches!(stopped, Err(Error::Interrupted)));
+    evaluator.add(&mut network, &whole(&dataset), &()).unwrap();
+    let (evaluation, undisturbed) = (evaluator.finish(&Bootstrap::default()).unwrap(), scored(&dataset, 0, 1));
+    assert_eq!((&evaluation.frames, &evaluation.networks), (&undisturbed.frames, &undisturbed.networks));
+    assert_eq!((&evaluation.sweep, &evaluation.worst), (&undisturbed.sweep, &undisturbed.worst));
 }
 
 /// At twice the size every label pixel is four. At the frame's size the bilinear steps fall on the same side of one half.
