@@ -125,14 +125,15 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     for part in &parts {
         part.weights.config().check_size(part.side, part.side)?;
     }
-    let folder =
-        arguments.out.as_ref().map(|out| ResultFolder::create(out, &RESULTS, arguments.overwrite)).transpose()?;
-    let mut device: Option<(Precision, Box<dyn Device>)> = None;
     let post = PostProcessing { threshold: arguments.threshold, minimum_area: arguments.min_area };
     let at = if arguments.network_size { ComparedAt::NetworkSize } else { ComparedAt::SourceSize };
     let mut evaluator = Evaluator::new(&dataset, post, at);
+    let frames = evaluator.frames_to_score(parts.iter().flat_map(|part| &part.sections))?;
+    let folder =
+        arguments.out.as_ref().map(|out| ResultFolder::create(out, &RESULTS, arguments.overwrite)).transpose()?;
+    let mut device: Option<(Precision, Box<dyn Device>)> = None;
     let progress = Progress::new("frames", arguments.quiet);
-    progress.begin(parts.iter().flat_map(|part| &part.sections).map(|s| s.labelled(&dataset).count()).sum());
+    progress.begin(frames);
     for Part { weights, origin, side, precision, sections } in parts {
         let device = match &mut device {
             Some((of, device)) if *of == precision => device,

@@ -63,13 +63,37 @@ impl<'a> Evaluator<'a> {
         Evaluator { dataset, post, at, networks, frames, sweep: Sweep::new(), worst }
     }
 
+    /// How many frames `sections` have to score; it can be asked of all parts before the first of them is scored.
+    ///
+    /// # Errors
+    /// [`Error::Request`] when there is none, or when a frame is there twice or has been scored before, since nothing may
+    /// count twice.
+    pub fn frames_to_score<'s>(&self, sections: impl IntoIterator<Item = &'s Section>) -> Result<usize> {
+        match self.count_once(sections)? {
+            0 => Err(nothing_to_score(self.dataset)),
+            frames => Ok(frames),
+        }
+    }
+
+    /// How many labelled frames there are, none of them twice and none scored before.
+    fn count_once<'s>(&self, sections: impl IntoIterator<Item = &'s Section>) -> Result<usize> {
+        let mut scored: HashSet<FrameId> = self.frames.iter().map(|frame| frame.id).collect();
+        for section in sections {
+            if let Some(id) = section.labelled(self.dataset).find(|&id| !scored.insert(id)) {
+                let path = self.dataset.frame(id).path.display();
+                return Err(Error::Request(format!("{path} would be scored twice; give each frame to one network")));
+            }
+        }
+        Ok(scored.len() - self.frames.len())
+    }
+
     /// Scores every labelled frame of `sections` as `network` sees it: all of them count, or after an error none.
     ///
     /// # Errors
     /// Those of [`for_each_prediction`]; [`Error::Interrupted`] when the watcher asks for it; [`Error::Request`] when a
     /// frame is there twice or has been scored before, since nothing may count twice.
     pub fn add(&mut self, network: &mut dyn WindowNetwork, sections: &[Section], watcher: &dyn Watcher) -> Result<()> {
-        self.check_once(sections)?;
+        self.count_once(sections)?;
         let (mut frames, mut sweep, mut worst) = (Vec::new(), Sweep::new(), Vec::new());
         let bare = PostProcessing { minimum_area: MinimumArea::Pixels(0), ..self.post };
         for_each_prediction(network, self.dataset, sections, self.at, |prediction| {
@@ -94,18 +118,6 @@ impl<'a> Evaluator<'a> {
         Ok(())
     }
 
-    /// Refuses a labelled frame that is in `sections` twice or has been scored.
-    fn check_once(&self, sections: &[Section]) -> Result<()> {
-        let mut scored: HashSet<FrameId> = self.frames.iter().map(|frame| frame.id).collect();
-        match sections.iter().flat_map(|section| section.labelled(self.dataset)).find(|&id| !scored.insert(id)) {
-            Some(id) => {
-                let path = self.dataset.frame(id).path.display();
-                Err(Error::Request(format!("{path} would be scored twice; give each frame to one network")))
-            }
-            None => Ok(()),
-        }
-    }
-
     /// What all frames come to.
     ///
     /// # Errors
@@ -113,7 +125,7 @@ impl<'a> Evaluator<'a> {
     pub fn finish(self, bootstrap: &Bootstrap) -> Result<Evaluation<'a>> {
         let Evaluator { dataset, post, at, networks, mut frames, sweep, worst } = self;
         frames.sort_by_key(|frame| frame.id);
-        let none = || Error::Request(format!("{} has no labelled frame to score", dataset.folder().display()));
+        let none = || nothing_to_score(dataset);
         let by_clip: Vec<&[ScoredFrame]> = frames.chunk_by(|a, b| a.id.clip == b.id.clip).collect();
         let outcome = |pick: fn(&ScoredFrame) -> &FrameScores| {
             let clips: Vec<Vec<FrameScores>> =
@@ -142,6 +154,10 @@ impl<'a> Evaluator<'a> {
         let bootstrap = *bootstrap;
         Ok(Evaluation { dataset, post, at, bootstrap, networks, processed, raw, clips, frames, sweep, worst })
     }
+}
+
+fn nothing_to_score(dataset: &Dataset) -> Error {
+    Error::Request(format!("{} has no labelled frame to score", dataset.folder().display()))
 }
 
 /// Keeps the frame if it is one of the ten with the lowest Dice coefficients; of equals the earlier one.

@@ -170,6 +170,22 @@ fn no_frame_counts_twice_within_one_part() {
     assert!(error.ends_with("a/frames/0002.png would be scored twice; give each frame to one network"), "{error}");
 }
 
+#[test]
+fn frames_are_counted_and_refused_before_any_is_scored() {
+    let (_folder, dataset) = data_set(&[("a", 4), ("b", 3)]);
+    let sections = whole(&dataset);
+    let mut evaluator = Evaluator::new(&dataset, post(0), ComparedAt::SourceSize);
+    let twice = "a/frames/0000.png would be scored twice; give each frame to one network";
+    assert_eq!(evaluator.frames_to_score(&sections).unwrap(), 7);
+    let error = evaluator.frames_to_score(sections.iter().chain(&sections)).unwrap_err().to_string();
+    assert!(error.ends_with(twice), "{error}");
+    let error = evaluator.frames_to_score(&sections[..0]).unwrap_err().to_string();
+    assert!(error.ends_with(" has no labelled frame to score"), "{error}");
+    evaluator.add(&mut Generous { too_many: 0, scale: 1 }, &sections[..1], &()).unwrap();
+    assert_eq!(evaluator.frames_to_score(&sections[1..]).unwrap(), 3);
+    assert!(evaluator.frames_to_score(&sections).unwrap_err().to_string().ends_with(twice));
+}
+
 /// Looked at for the third time, it says to stop: two frames have been scored by then.
 #[test]
 fn nothing_counts_of_a_part_that_was_stopped() {

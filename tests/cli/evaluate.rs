@@ -95,6 +95,14 @@ fn the_folds_of_a_cross_validation_count_together() {
     let fold = ["--weights", "fold1/last.safetensors", "--size", "96", "--folds", "3", "--fold", "1"];
     assert_eq!(json(&place, &fold)["raw"]["mean"]["iou"]["mean"].as_f64().unwrap(), alone[1]);
 
+    // That is said at once: what would be found wrong while the first run is scored has not been found yet.
+    for clip in 0..3 {
+        let label = place.at(&format!("data/phantom-{clip:04}/labels/0003.png"));
+        let bytes = std::fs::read(&label).unwrap();
+        std::fs::write(&label, &bytes[..bytes.len() / 2]).unwrap();
+    }
+    let spoilt = refused(evaluate(&place, &["--run", "fold0", "--quiet"]));
+    assert!(spoilt.contains("labels/0003.png"), "{spoilt}");
     let twice = refused(evaluate(&place, &["--run", "fold0", "--run", "fold0", "--quiet"]));
     assert!(twice.ends_with("would be scored twice; give each frame to one network"), "{twice}");
 }
