@@ -4,7 +4,7 @@ use super::{Evaluation, FrameScores, Metric, PoorFrame};
 use crate::error::{Error, Result};
 use crate::media::BilinearResize;
 use crate::media::output::{compare_masks, picture_png};
-use crate::metrics::PrecisionRecall;
+use crate::metrics::{OperatingPoint, PrecisionRecall};
 use crate::plot::{Chart, Series, Style};
 use crate::result_folder::{ResultFolder, ResultKind};
 use std::fmt::Write as _;
@@ -45,7 +45,7 @@ impl Evaluation<'_> {
             "commit": crate::COMMIT,
             "data": self.dataset.folder().to_string_lossy(),
             "networks": self.networks,
-            "threshold": self.post.threshold,
+            "threshold": shortest(self.post.threshold.value()),
             "minimum_area": self.post.minimum_area.to_string(),
             "compared_at": self.at,
             "bootstrap": self.bootstrap,
@@ -53,7 +53,7 @@ impl Evaluation<'_> {
             "raw": self.raw,
             "clips": self.clips,
             "average_precision": self.sweep.average_precision(),
-            "best_threshold": self.sweep.best(),
+            "best_threshold": self.sweep.best().map(point_json),
             "worst": worst,
         });
         Ok(document)
@@ -119,7 +119,7 @@ impl Evaluation<'_> {
 
     fn thresholds_chart(&self) -> Chart {
         let points = self.sweep.operating_points();
-        let series = |name: &str, value: fn(&crate::metrics::OperatingPoint) -> f64| Series {
+        let series = |name: &str, value: fn(&OperatingPoint) -> f64| Series {
             name: name.into(),
             points: points.iter().map(|point| (f64::from(point.threshold), value(point))).collect(),
             style: Style::Line,
@@ -192,6 +192,23 @@ impl Evaluation<'_> {
     fn name_of(&self, path: &Path) -> String {
         path.file_name().unwrap_or_default().to_string_lossy().into_owned()
     }
+}
+
+/// The shortest decimal number that stands for `value`: 0.3 as a float32 is 0.30000001192092896.
+fn shortest(value: f32) -> f64 {
+    value.to_string().parse().unwrap_or(f64::from(value))
+}
+
+/// Named as the columns of thresholds.csv.
+fn point_json(point: OperatingPoint) -> serde_json::Value {
+    let OperatingPoint { threshold, iou, dice, precision, sensitivity } = point;
+    serde_json::json!({
+        "threshold": shortest(threshold),
+        "iou": iou,
+        "dice": dice,
+        "precision": precision,
+        "sensitivity": sensitivity,
+    })
 }
 
 fn precision_recall_csv(curve: &[PrecisionRecall]) -> String {

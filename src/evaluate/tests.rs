@@ -247,6 +247,19 @@ fn a_watcher_stops_between_frames() {
     assert!(matches!(stopped, Err(Error::Interrupted)));
 }
 
+/// Probabilities are 0.9, 0.89, 0.88, ... and the last of each frame's is not vessel.
+#[test]
+fn thresholds_in_the_document_are_the_decimals_that_were_meant() {
+    let (_folder, dataset) = data_set(&[("a", 4)]);
+    let post = PostProcessing { threshold: Threshold::new(0.3).unwrap(), ..post(0) };
+    let mut evaluator = Evaluator::new(&dataset, post, ComparedAt::SourceSize);
+    evaluator.add(&mut Generous { too_many: 1, scale: 1 }, &whole(&dataset), &()).unwrap();
+    let document = evaluator.finish(&Bootstrap::default()).unwrap().document().unwrap();
+    assert_eq!(document["threshold"], 0.3);
+    assert_eq!(document["best_threshold"]["threshold"], 0.88);
+    assert_eq!(document["best_threshold"]["dice"], 12.0 / 15.0);
+}
+
 #[test]
 fn the_files_hold_what_the_evaluation_does() {
     let (_folder, dataset) = data_set(&[("a, b", 3), ("c", 12)]);
