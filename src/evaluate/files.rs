@@ -28,7 +28,7 @@ pub const RESULTS: ResultKind = ResultKind {
 const SCHEMA_VERSION: u32 = 1;
 
 impl Evaluation<'_> {
-    /// Everything but the frames one by one and the pictures, as JSON.
+    /// Everything but the frames one by one, the precision-recall curve and the pictures, as JSON.
     ///
     /// # Errors
     /// [`Error::Internal`] when it cannot be JSON, which is a fault of Coronet's.
@@ -38,6 +38,7 @@ impl Evaluation<'_> {
             serde_json::json!({ "clip": clip, "frame": self.frame_name(frame), "dice": frame.dice })
         };
         let worst: Vec<_> = self.worst.iter().map(worst).collect();
+        let thresholds: Vec<_> = self.sweep.operating_points().into_iter().map(point_json).collect();
         let document = serde_json::json!({
             "schema": RESULTS.schema,
             "schema_version": SCHEMA_VERSION,
@@ -53,6 +54,7 @@ impl Evaluation<'_> {
             "raw": self.raw,
             "clips": self.clips,
             "average_precision": self.sweep.average_precision(),
+            "thresholds": thresholds,
             "best_threshold": self.sweep.best().map(point_json),
             "worst": worst,
         });

@@ -258,6 +258,10 @@ fn thresholds_in_the_document_are_the_decimals_that_were_meant() {
     assert_eq!(document["threshold"], 0.3);
     assert_eq!(document["best_threshold"]["threshold"], 0.88);
     assert_eq!(document["best_threshold"]["dice"], 12.0 / 15.0);
+    let points = document["thresholds"].as_array().unwrap();
+    assert_eq!((points.len(), points[28]["threshold"].as_f64()), (99, Some(0.29)));
+    assert_eq!(points[87], document["best_threshold"]);
+    assert_eq!(points[88]["sensitivity"], 5.0 / 6.0);
 }
 
 #[test]
