@@ -155,21 +155,22 @@ impl Evaluation<'_> {
             None => "no vessel in any label".into(),
         };
         let points = curve.iter().map(|point| (point.recall, point.precision)).collect();
-        let threshold = self.post.threshold.value();
+        let mut series = vec![Series { name, points, style: Style::Line }];
+        // Where no label has vessel there is no recall.
+        if !curve.is_empty() {
+            series.push(Series {
+                name: format!("threshold {}", self.post.threshold.value()),
+                points: vec![(chosen.sensitivity(), chosen.precision())],
+                style: Style::Marks,
+            });
+        }
         Chart {
             title: "Precision and recall, all pixels together".into(),
             x_label: "recall (sensitivity)".into(),
             y_label: "precision".into(),
             x_range: Some((0.0, 1.0)),
             y_range: Some((0.0, 1.0)),
-            series: vec![
-                Series { name, points, style: Style::Line },
-                Series {
-                    name: format!("threshold {threshold}"),
-                    points: vec![(chosen.sensitivity(), chosen.precision())],
-                    style: Style::Marks,
-                },
-            ],
+            series,
         }
     }
 

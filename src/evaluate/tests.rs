@@ -264,6 +264,18 @@ fn thresholds_in_the_document_are_the_decimals_that_were_meant() {
     assert_eq!(points[88]["sensitivity"], 5.0 / 6.0);
 }
 
+/// The label of a fixture's first frame is empty.
+#[test]
+fn without_vessel_in_any_label_no_recall_is_drawn() {
+    let (_folder, dataset) = data_set(&[("a", 1)]);
+    let out = TempDir::new().unwrap();
+    let folder = ResultFolder::create(out.path(), &RESULTS, false).unwrap();
+    scored(&dataset, 0, 1).write(&folder).unwrap();
+    folder.commit().unwrap();
+    let chart = std::fs::read_to_string(out.path().join("precision_recall.svg")).unwrap();
+    assert!(chart.contains("no vessel in any label") && !chart.contains("threshold 0.5"), "{chart}");
+}
+
 #[test]
 fn the_files_hold_what_the_evaluation_does() {
     let (_folder, dataset) = data_set(&[("a, b", 3), ("c", 12)]);
@@ -295,7 +307,8 @@ fn the_files_hold_what_the_evaluation_does() {
     assert!(clips[1].starts_with("\"a, b\",3,") && clips[1].ends_with(",0,1"), "{}", clips[1]);
     assert_eq!(read("thresholds.csv").lines().count(), 100);
     assert!(read("precision_recall.csv").lines().count() > 3);
-    assert!(read("precision_recall.svg").contains("average precision"));
+    let chart = read("precision_recall.svg");
+    assert!(chart.contains("average precision") && chart.contains("threshold 0.5"), "{chart}");
     assert!(read("thresholds.svg").contains("best Dice"));
     assert_eq!(std::fs::read_dir(out.path().join("worst")).unwrap().count(), 10);
     let picture = image::open(out.path().join("worst/01.png")).unwrap();
