@@ -243,10 +243,11 @@ impl Axis {
         Some(Axis { from, to, step: step.unwrap_or(10.0 * power) })
     }
 
-    /// With labels at both ends.
+    /// With labels at both ends. 3 * 0.1 is more than 0.3: rounding takes nothing off the axis.
     fn rounded_out(self) -> Axis {
         let Axis { from, to, step } = self;
-        Axis { from: (from / step + 1e-6).floor() * step, to: (to / step - 1e-6).ceil() * step, step }
+        let (below, above) = ((from / step + 1e-6).floor() * step, (to / step - 1e-6).ceil() * step);
+        Axis { from: below.min(from), to: above.max(to), step }
     }
 
     fn holds(&self, value: f64) -> bool {
@@ -353,6 +354,22 @@ mod tests {
         let mut chart = chart(&[(0.0, 0.0), (1.0, 5.0), (2.0, 0.5), (3.0, 0.5)], Style::MarkedLine);
         chart.y_range = Some((0.0, 1.0));
         assert_eq!(drawn(&chart.svg().unwrap(), "circle"), 3 + 1);
+    }
+
+    /// Without the point at 0.3, which is less than 3 * 0.1, there would be two lonely points and no line.
+    #[test]
+    fn the_least_and_the_greatest_point_are_on_the_axis() {
+        let points = [(0.0, 1.0), (1.0, 0.3), (2.0, 1.0)];
+        let chart = chart(&points, Style::Line);
+        assert_eq!(drawn(&chart.svg().unwrap(), "polyline"), 1 + 1);
+        let axis = |from, to| Axis::over(from, to).unwrap().rounded_out();
+        assert_eq!(visible_runs(&points, axis(0.0, 2.0), axis(0.3, 1.0)), [points]);
+        assert_eq!(labels(0.3, 1.0), ["0.3", "0.4", "0.5", "0.6", "0.7", "0.8", "0.9", "1.0"]);
+        for (from, to) in (0..100u32).flat_map(|from| (from + 1..=100).map(move |to| (from, to))) {
+            let (from, to) = (f64::from(from) / 100.0, f64::from(to) / 100.0);
+            let rounded = axis(from, to);
+            assert!(rounded.holds(from) && rounded.holds(to), "{from} to {to}: {rounded:?}");
+        }
     }
 
     #[test]

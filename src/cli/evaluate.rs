@@ -4,7 +4,7 @@ use super::device::DeviceOptions;
 use super::progress::{Progress, listen_for_ctrl_c};
 use super::{check_outside, count, note, print};
 use clap::{Args, ValueHint};
-use coronet::dataset::{Dataset, Section, Split, SplitChoice};
+use coronet::dataset::{Dataset, Section, Split};
 use coronet::device::{Device, Precision};
 use coronet::evaluate::{ComparedAt, Estimate, Evaluation, Evaluator, Metric, Outcome, PerMetric, RESULTS};
 use coronet::media::Size;
@@ -125,14 +125,15 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     for part in &parts {
         part.weights.config().check_size(part.side, part.side)?;
     }
-    let folder =
-        arguments.out.as_ref().map(|out| ResultFolder::create(out, &RESULTS, arguments.overwrite)).transpose()?;
-    let mut device: Option<(Precision, Box<dyn Device>)> = None;
     let post = PostProcessing { threshold: arguments.threshold, minimum_area: arguments.min_area };
     let at = if arguments.network_size { ComparedAt::NetworkSize } else { ComparedAt::SourceSize };
     let mut evaluator = Evaluator::new(&dataset, post, at);
+    let frames = evaluator.frames_to_score(parts.iter().flat_map(|part| &part.sections))?;
+    let folder =
+        arguments.out.as_ref().map(|out| ResultFolder::create(out, &RESULTS, arguments.overwrite)).transpose()?;
+    let mut device: Option<(Precision, Box<dyn Device>)> = None;
     let progress = Progress::new("frames", arguments.quiet);
-    progress.begin(parts.iter().flat_map(|part| &part.sections).map(|s| s.labelled(&dataset).count()).sum());
+    progress.begin(frames);
     for Part { weights, origin, side, precision, sections } in parts {
         let device = match &mut device {
             Some((of, device)) if *of == precision => device,
@@ -169,8 +170,17 @@ fn weights_part(arguments: &Arguments, dataset: &Dataset) -> Result<Part> {
         note(&format!("coronet: neither --weights nor --run: using the {EMBEDDED_ORIGIN}"));
     }
     let sections = match (arguments.folds, arguments.fold) {
-        (Some(folds), Some(fold)) => Split::new(dataset, SplitChoice::Folds { folds, fold }, arguments.seed)?.test,
-        _ => Split::new(dataset, SplitChoice::All, 0)?.train,
+        (Some(folds), Some(fold)) => {
+            let sections = Split::fold(dataset, folds, fold, arguments.seed)?;
+            if sections.iter().all(|section| section.labelled(dataset).next().is_none()) {
+                let place = dataset.folder().display();
+                return Err(Error::Request(format!(
+                    "{place} has no labelled frame to score in fold {fold} of {folds}"
+                )));
+            }
+            sections
+        }
+        _ => Section::whole_clips(dataset).collect(),
     };
     Ok(Part {
         weights,
@@ -289,10 +299,13 @@ fn aligned(rows: &[Vec<String>]) -> Vec<String> {
 }
 
 fn totals(evaluation: &Evaluation<'_>) -> String {
-    let Outcome { frames, without_hd95, .. } = evaluation.processed;
-    let mut text = format!("{} in {}", count(frames, "frame"), count(evaluation.clips.len(), "clip"));
-    if without_hd95 > 0 {
-        text += &format!("; {} left out of HD95: mask or label is empty", count(without_hd95, "frame"));
+    let Evaluation { processed, raw, clips, .. } = evaluation;
+    let mut text = format!("{} in {}", count(processed.frames, "frame"), count(clips.len(), "clip"));
+    let (processed, raw) = (processed.without_hd95, raw.without_hd95);
+    if processed > 0 || raw > 0 {
+        let processed = count(processed, "frame");
+        text += "; left out of HD95, since mask or label is empty: ";
+        text += &format!("{processed} with post-processing, {raw} without");
     }
     if let Some(area) = evaluation.sweep.average_precision() {
         text += &format!("; average precision {area:.4}");
@@ -300,7 +313,7 @@ fn totals(evaluation: &Evaluation<'_>) -> String {
     if let Some(best) = evaluation.sweep.best() {
         text += &format!("; Dice of all pixels is highest at threshold {:.2}: {:.4}", best.threshold, best.dice);
     }
-    if evaluation.clips.len() < 2 {
+    if clips.len() < 2 {
         text += "; one clip has no intervals";
     }
     text

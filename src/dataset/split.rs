@@ -16,6 +16,11 @@ pub struct Section {
 }
 
 impl Section {
+    /// Every clip whole, in the data set's order.
+    pub fn whole_clips(dataset: &Dataset) -> impl Iterator<Item = Section> {
+        dataset.clips().iter().enumerate().map(|(clip, c)| Section { clip, frames: 0..c.frames.len() })
+    }
+
     /// Its frames that have labels.
     pub fn labelled<'a>(&'a self, dataset: &'a Dataset) -> impl Iterator<Item = FrameId> + 'a {
         let ids = self.frames.clone().map(|frame| FrameId { clip: self.clip, frame });
@@ -70,7 +75,7 @@ impl Split {
         let split = match choice {
             SplitChoice::PerClip => per_clip(dataset, seed),
             SplitChoice::Folds { folds, fold } => by_folds(dataset, folds, fold, seed)?,
-            SplitChoice::All => Split { train: whole_clips(dataset).collect(), test: Vec::new() },
+            SplitChoice::All => Split { train: Section::whole_clips(dataset).collect(), test: Vec::new() },
         };
         let place = dataset.folder().display();
         let labelled = |part: &[Section]| part.iter().any(|section| section.labelled(dataset).next().is_some());
@@ -86,16 +91,20 @@ impl Split {
         }
         Ok(split)
     }
-}
 
-fn whole_clips(dataset: &Dataset) -> impl Iterator<Item = Section> {
-    dataset.clips().iter().enumerate().map(|(clip, c)| Section { clip, frames: 0..c.frames.len() })
+    /// What [`SplitChoice::Folds`] tests on. Nothing needs to be learned from, so no frame needs to have a label.
+    ///
+    /// # Errors
+    /// [`Error::Request`] when the fold does not exist.
+    pub fn fold(dataset: &Dataset, folds: usize, fold: usize, seed: u64) -> Result<Vec<Section>> {
+        Ok(by_folds(dataset, folds, fold, seed)?.test)
+    }
 }
 
 fn per_clip(dataset: &Dataset, seed: u64) -> Split {
     let mut split = Split { train: Vec::new(), test: Vec::new() };
     let mut short = Vec::new();
-    for Section { clip, frames } in whole_clips(dataset) {
+    for Section { clip, frames } in Section::whole_clips(dataset) {
         let count = frames.len();
         if count < FEWEST_FRAMES_CUT {
             short.push(Section { clip, frames });
@@ -128,7 +137,7 @@ fn by_folds(dataset: &Dataset, folds: usize, fold: usize, seed: u64) -> Result<S
         let place = dataset.folder().display();
         return Err(Error::Request(format!("{folds} folds need as many clips, and {place} has {clips}")));
     }
-    let mut order: Vec<Section> = whole_clips(dataset).collect();
+    let mut order: Vec<Section> = Section::whole_clips(dataset).collect();
     order.sort_by_key(|section| of_clip(dataset, section.clip, seed).bits());
     let mut split = Split { train: Vec::new(), test: Vec::new() };
     for (position, section) in order.into_iter().enumerate() {

@@ -173,3 +173,17 @@ fn splits_that_leave_a_part_empty_are_refused() {
     assert!(error.ends_with("has no labelled frame to learn from"));
     assert_eq!(dataset.clips()[0].size, SIZE);
 }
+
+#[test]
+fn a_fold_to_test_on_needs_no_labels_anywhere() {
+    let (folder, dataset) = dataset(&[2, 2]);
+    let choice = SplitChoice::Folds { folds: 2, fold: 0 };
+    assert_eq!(Split::fold(&dataset, 2, 0, 1).unwrap(), Split::new(&dataset, choice, 1).unwrap().test);
+    for clip in ["a", "b"] {
+        std::fs::remove_dir_all(folder.path().join(clip).join("labels")).unwrap();
+    }
+    let unlabelled = Dataset::open(folder.path()).unwrap();
+    assert_eq!(Split::fold(&unlabelled, 2, 0, 1).unwrap(), Split::fold(&dataset, 2, 0, 1).unwrap());
+    let error = Split::fold(&unlabelled, 2, 2, 1).unwrap_err().to_string();
+    assert!(error.starts_with("fold 2 of 2 does not exist"), "{error}");
+}

@@ -7,6 +7,7 @@ use crate::media::Mask;
 use crate::metrics::{Agreement, Bootstrap, Counts, Interval, Scores, Sweep};
 use crate::post::{MinimumArea, PostProcessing};
 use crate::segment::WindowNetwork;
+use std::collections::HashSet;
 
 /// Takes the frames of a data set as networks see them.
 #[derive(Debug)]
@@ -62,46 +63,59 @@ impl<'a> Evaluator<'a> {
         Evaluator { dataset, post, at, networks, frames, sweep: Sweep::new(), worst }
     }
 
-    /// Scores every labelled frame of `sections` as `network` sees it.
+    /// How many frames `sections` have to score; it can be asked of all parts before the first of them is scored.
     ///
     /// # Errors
-    /// Those of [`for_each_prediction`]; [`Error::Interrupted`] when the watcher asks for it; [`Error::Request`] when a
-    /// frame has been scored before, since nothing may count twice.
-    pub fn add(&mut self, network: &mut dyn WindowNetwork, sections: &[Section], watcher: &dyn Watcher) -> Result<()> {
-        let before = self.frames.len();
-        let mut scored: Vec<FrameId> = self.frames.iter().map(|frame| frame.id).collect();
-        scored.sort_unstable();
-        for id in sections.iter().flat_map(|section| section.labelled(self.dataset)) {
-            if scored.binary_search(&id).is_ok() {
+    /// [`Error::Request`] when there is none, or when a frame is there twice or has been scored before, since nothing may
+    /// count twice.
+    pub fn frames_to_score<'s>(&self, sections: impl IntoIterator<Item = &'s Section>) -> Result<usize> {
+        match self.count_once(sections)? {
+            0 => Err(nothing_to_score(self.dataset)),
+            frames => Ok(frames),
+        }
+    }
+
+    /// How many labelled frames there are, none of them twice and none scored before.
+    fn count_once<'s>(&self, sections: impl IntoIterator<Item = &'s Section>) -> Result<usize> {
+        let mut scored: HashSet<FrameId> = self.frames.iter().map(|frame| frame.id).collect();
+        for section in sections {
+            if let Some(id) = section.labelled(self.dataset).find(|&id| !scored.insert(id)) {
                 let path = self.dataset.frame(id).path.display();
                 return Err(Error::Request(format!("{path} would be scored twice; give each frame to one network")));
             }
         }
+        Ok(scored.len() - self.frames.len())
+    }
+
+    /// Scores every labelled frame of `sections` as `network` sees it: all of them count, or after an error none.
+    ///
+    /// # Errors
+    /// Those of [`for_each_prediction`]; [`Error::Interrupted`] when the watcher asks for it; [`Error::Request`] when a
+    /// frame is there twice or has been scored before, since nothing may count twice.
+    pub fn add(&mut self, network: &mut dyn WindowNetwork, sections: &[Section], watcher: &dyn Watcher) -> Result<()> {
+        self.count_once(sections)?;
+        let (mut frames, mut sweep, mut worst) = (Vec::new(), Sweep::new(), Vec::new());
         let bare = PostProcessing { minimum_area: MinimumArea::Pixels(0), ..self.post };
         for_each_prediction(network, self.dataset, sections, self.at, |prediction| {
             if watcher.interrupted() {
                 return Err(Error::Interrupted);
             }
             let (id, label) = (prediction.id, prediction.label);
-            self.sweep.add(&prediction.probability, &label)?;
+            sweep.add(&prediction.probability, &label)?;
             let raw_mask = bare.mask(&prediction.probability);
             let mask = self.post.mask(&prediction.probability);
             let raw = FrameScores::of(&raw_mask, &label)?;
             let processed = if mask == raw_mask { raw } else { FrameScores::of(&mask, &label)? };
-            self.frames.push(ScoredFrame { id, processed, raw });
-            self.keep_if_poor(PoorFrame { id, dice: processed.counts.dice(), mask, label });
+            frames.push(ScoredFrame { id, processed, raw });
+            keep_if_poor(&mut worst, PoorFrame { id, dice: processed.counts.dice(), mask, label });
             watcher.frame_done();
             Ok(())
         })?;
-        self.networks.push(ScoredNetwork { frames: self.frames.len() - before, network: network.describe() });
+        self.networks.push(ScoredNetwork { frames: frames.len(), network: network.describe() });
+        self.frames.append(&mut frames);
+        self.sweep += &sweep;
+        worst.into_iter().for_each(|frame| keep_if_poor(&mut self.worst, frame));
         Ok(())
-    }
-
-    /// Keeps the frame if it is one of the ten with the lowest Dice coefficients; of equals the earlier one.
-    fn keep_if_poor(&mut self, frame: PoorFrame) {
-        let place = self.worst.partition_point(|other| (other.dice, other.id) <= (frame.dice, frame.id));
-        self.worst.insert(place, frame);
-        self.worst.truncate(WORST);
     }
 
     /// What all frames come to.
@@ -111,7 +125,7 @@ impl<'a> Evaluator<'a> {
     pub fn finish(self, bootstrap: &Bootstrap) -> Result<Evaluation<'a>> {
         let Evaluator { dataset, post, at, networks, mut frames, sweep, worst } = self;
         frames.sort_by_key(|frame| frame.id);
-        let none = || Error::Request(format!("{} has no labelled frame to score", dataset.folder().display()));
+        let none = || nothing_to_score(dataset);
         let by_clip: Vec<&[ScoredFrame]> = frames.chunk_by(|a, b| a.id.clip == b.id.clip).collect();
         let outcome = |pick: fn(&ScoredFrame) -> &FrameScores| {
             let clips: Vec<Vec<FrameScores>> =
@@ -124,13 +138,33 @@ impl<'a> Evaluator<'a> {
             let mean = |pick: fn(&ScoredFrame) -> &FrameScores| {
                 PerMetric::from_fn(|metric| average(frames.iter().filter_map(|frame| pick(frame).get(metric))))
             };
-            let clip = dataset.clip(frames[0].id).name.clone();
-            ClipResult { clip, frames: frames.len(), processed: mean(|f| &f.processed), raw: mean(|f| &f.raw) }
+            let without_hd95 = |pick: fn(&ScoredFrame) -> &FrameScores| {
+                frames.iter().filter(|frame| pick(frame).hd95.is_none()).count()
+            };
+            ClipResult {
+                clip: dataset.clip(frames[0].id).name.clone(),
+                frames: frames.len(),
+                processed: mean(|f| &f.processed),
+                raw: mean(|f| &f.raw),
+                without_hd95: without_hd95(|f| &f.processed),
+                raw_without_hd95: without_hd95(|f| &f.raw),
+            }
         });
         let clips = clips.collect();
         let bootstrap = *bootstrap;
         Ok(Evaluation { dataset, post, at, bootstrap, networks, processed, raw, clips, frames, sweep, worst })
     }
+}
+
+fn nothing_to_score(dataset: &Dataset) -> Error {
+    Error::Request(format!("{} has no labelled frame to score", dataset.folder().display()))
+}
+
+/// Keeps the frame if it is one of the ten with the lowest Dice coefficients; of equals the earlier one.
+fn keep_if_poor(worst: &mut Vec<PoorFrame>, frame: PoorFrame) {
+    let place = worst.partition_point(|other| (other.dice, other.id) <= (frame.dice, frame.id));
+    worst.insert(place, frame);
+    worst.truncate(WORST);
 }
 
 fn average(values: impl Iterator<Item = f64>) -> Option<f64> {
@@ -220,4 +254,8 @@ pub struct ClipResult {
     pub processed: PerMetric<Option<f64>>,
     /// Without.
     pub raw: PerMetric<Option<f64>>,
+    /// How many of its frames have no HD95 with post-processing; the mean is over the others.
+    pub without_hd95: usize,
+    /// How many have none without.
+    pub raw_without_hd95: usize,
 }

@@ -4,7 +4,7 @@ use super::{Evaluation, FrameScores, Metric, PoorFrame};
 use crate::error::{Error, Result};
 use crate::media::BilinearResize;
 use crate::media::output::{compare_masks, picture_png};
-use crate::metrics::PrecisionRecall;
+use crate::metrics::{OperatingPoint, PrecisionRecall};
 use crate::plot::{Chart, Series, Style};
 use crate::result_folder::{ResultFolder, ResultKind};
 use std::fmt::Write as _;
@@ -28,7 +28,7 @@ pub const RESULTS: ResultKind = ResultKind {
 const SCHEMA_VERSION: u32 = 1;
 
 impl Evaluation<'_> {
-    /// Everything but the frames one by one and the pictures, as JSON.
+    /// Everything but the frames one by one, the precision-recall curve and the pictures, as JSON.
     ///
     /// # Errors
     /// [`Error::Internal`] when it cannot be JSON, which is a fault of Coronet's.
@@ -38,6 +38,7 @@ impl Evaluation<'_> {
             serde_json::json!({ "clip": clip, "frame": self.frame_name(frame), "dice": frame.dice })
         };
         let worst: Vec<_> = self.worst.iter().map(worst).collect();
+        let thresholds: Vec<_> = self.sweep.operating_points().into_iter().map(point_json).collect();
         let document = serde_json::json!({
             "schema": RESULTS.schema,
             "schema_version": SCHEMA_VERSION,
@@ -45,7 +46,7 @@ impl Evaluation<'_> {
             "commit": crate::COMMIT,
             "data": self.dataset.folder().to_string_lossy(),
             "networks": self.networks,
-            "threshold": self.post.threshold,
+            "threshold": shortest(self.post.threshold.value()),
             "minimum_area": self.post.minimum_area.to_string(),
             "compared_at": self.at,
             "bootstrap": self.bootstrap,
@@ -53,7 +54,8 @@ impl Evaluation<'_> {
             "raw": self.raw,
             "clips": self.clips,
             "average_precision": self.sweep.average_precision(),
-            "best_threshold": self.sweep.best(),
+            "thresholds": thresholds,
+            "best_threshold": self.sweep.best().map(point_json),
             "worst": worst,
         });
         Ok(document)
@@ -81,23 +83,24 @@ impl Evaluation<'_> {
 
     /// A row a frame: first with post-processing, then without.
     fn frames_csv(&self) -> String {
-        let mut text = header("clip,frame");
+        let mut text = header("clip,frame", &[]);
         for frame in &self.frames {
             let clip = &self.dataset.clip(frame.id).name;
             let name = self.name_of(&self.dataset.frame(frame.id).path);
             let value = |scores: &FrameScores, metric| cell(scores.get(metric));
             let values = [&frame.processed, &frame.raw].map(|scores| Metric::ALL.map(|metric| value(scores, metric)));
-            row(&mut text, &[field(clip), field(&name)], &values);
+            row(&mut text, &[field(clip), field(&name)], &values, &[]);
         }
         text
     }
 
-    /// A row a clip: means over its frames, first with post-processing, then without.
+    /// A row a clip: means over its frames, first with post-processing, then without, and how many have no HD95.
     fn clips_csv(&self) -> String {
-        let mut text = header("clip,frames");
+        let mut text = header("clip,frames", &["without_hd95", "raw_without_hd95"]);
         for clip in &self.clips {
             let values = [&clip.processed, &clip.raw].map(|means| Metric::ALL.map(|metric| cell(*means.get(metric))));
-            row(&mut text, &[field(&clip.clip), clip.frames.to_string()], &values);
+            let names = [field(&clip.clip), clip.frames.to_string()];
+            row(&mut text, &names, &values, &[clip.without_hd95, clip.raw_without_hd95]);
         }
         text
     }
@@ -118,7 +121,7 @@ impl Evaluation<'_> {
 
     fn thresholds_chart(&self) -> Chart {
         let points = self.sweep.operating_points();
-        let series = |name: &str, value: fn(&crate::metrics::OperatingPoint) -> f64| Series {
+        let series = |name: &str, value: fn(&OperatingPoint) -> f64| Series {
             name: name.into(),
             points: points.iter().map(|point| (f64::from(point.threshold), value(point))).collect(),
             style: Style::Line,
@@ -152,21 +155,22 @@ impl Evaluation<'_> {
             None => "no vessel in any label".into(),
         };
         let points = curve.iter().map(|point| (point.recall, point.precision)).collect();
-        let threshold = self.post.threshold.value();
+        let mut series = vec![Series { name, points, style: Style::Line }];
+        // Where no label has vessel there is no recall.
+        if !curve.is_empty() {
+            series.push(Series {
+                name: format!("threshold {}", self.post.threshold.value()),
+                points: vec![(chosen.sensitivity(), chosen.precision())],
+                style: Style::Marks,
+            });
+        }
         Chart {
             title: "Precision and recall, all pixels together".into(),
             x_label: "recall (sensitivity)".into(),
             y_label: "precision".into(),
             x_range: Some((0.0, 1.0)),
             y_range: Some((0.0, 1.0)),
-            series: vec![
-                Series { name, points, style: Style::Line },
-                Series {
-                    name: format!("threshold {threshold}"),
-                    points: vec![(chosen.sensitivity(), chosen.precision())],
-                    style: Style::Marks,
-                },
-            ],
+            series,
         }
     }
 
@@ -193,6 +197,23 @@ impl Evaluation<'_> {
     }
 }
 
+/// The shortest decimal number that stands for `value`: 0.3 as a float32 is 0.30000001192092896.
+fn shortest(value: f32) -> f64 {
+    value.to_string().parse().unwrap_or(f64::from(value))
+}
+
+/// Named as the columns of thresholds.csv.
+fn point_json(point: OperatingPoint) -> serde_json::Value {
+    let OperatingPoint { threshold, iou, dice, precision, sensitivity } = point;
+    serde_json::json!({
+        "threshold": shortest(threshold),
+        "iou": iou,
+        "dice": dice,
+        "precision": precision,
+        "sensitivity": sensitivity,
+    })
+}
+
 fn precision_recall_csv(curve: &[PrecisionRecall]) -> String {
     let mut text = String::from("threshold,precision,recall\n");
     for point in curve {
@@ -201,18 +222,23 @@ fn precision_recall_csv(curve: &[PrecisionRecall]) -> String {
     text
 }
 
-/// What rows are named by, every metric with post-processing, every metric without.
-fn header(names: &str) -> String {
+/// What rows are named by, every metric with post-processing, every metric without, what is counted.
+fn header(names: &str, counted: &[&str]) -> String {
     let metrics = |prefix: &str| Metric::ALL.map(|metric| format!("{prefix}{}", metric.name())).join(",");
-    format!("{names},{},{}\n", metrics(""), metrics("raw_"))
+    let counted: String = counted.iter().map(|name| format!(",{name}")).collect();
+    format!("{names},{},{}{counted}\n", metrics(""), metrics("raw_"))
 }
 
-fn row(text: &mut String, names: &[String], values: &[[String; 7]; 2]) {
+fn row(text: &mut String, names: &[String], values: &[[String; 7]; 2], counts: &[usize]) {
     text.push_str(&names.join(","));
     values.iter().flatten().for_each(|value| {
         text.push(',');
         text.push_str(value);
     });
+    for count in counts {
+        // Writing to a String cannot fail.
+        let _ = write!(text, ",{count}");
+    }
     text.push('\n');
 }
 

@@ -10,6 +10,7 @@ use crate::post::{MinimumArea, PostProcessing, Threshold};
 use crate::result_folder::ResultFolder;
 use crate::segment::WindowNetwork;
 use approx::assert_abs_diff_eq;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use tempfile::TempDir;
 
 /// Calls `too_many` pixels more vessel than the label does, in scan order, and is less sure of every further one. Frame i
@@ -57,7 +58,7 @@ fn data_set(clips: &[(&str, usize)]) -> (TempDir, Dataset) {
 }
 
 fn whole(dataset: &Dataset) -> Vec<Section> {
-    dataset.clips().iter().enumerate().map(|(clip, c)| Section { clip, frames: 0..c.frames.len() }).collect()
+    Section::whole_clips(dataset).collect()
 }
 
 fn post(pixels: usize) -> PostProcessing {
@@ -108,6 +109,16 @@ fn post_processing_drops_what_is_small_and_the_raw_mask_keeps_it() {
     assert_abs_diff_eq!(evaluation.processed.mean.iou.mean.unwrap(), (1.0 + 0.0 + 2.0 / 3.0 + 3.0 / 4.0) / 4.0);
 }
 
+/// Only with post-processing is the mask of frame 0 as empty as its label, and that of frame 1 empty at all.
+#[test]
+fn clips_say_how_many_frames_have_no_hd95() {
+    let (_folder, dataset) = data_set(&[("a", 1), ("b", 4)]);
+    let evaluation = scored(&dataset, 3, 1);
+    let without: Vec<_> = evaluation.clips.iter().map(|c| (c.without_hd95, c.raw_without_hd95)).collect();
+    assert_eq!(without, [(0, 1), (1, 1)]);
+    assert_eq!((evaluation.processed.without_hd95, evaluation.raw.without_hd95), (1, 2));
+}
+
 #[test]
 fn the_worst_frames_come_first_and_no_more_than_ten() {
     let (_folder, dataset) = data_set(&[("a", 7), ("b", 7)]);
@@ -148,6 +159,51 @@ fn two_networks_on_two_parts_count_together_and_no_frame_twice() {
     assert_eq!(clips, [("a", (0.5 + 2.0 / 3.0 + 0.75) / 4.0), ("b", 1.0)]);
     let networks: Vec<_> = evaluation.networks.iter().map(|n| (n.frames, n.network["too_many"].as_u64())).collect();
     assert_eq!(networks, [(4, Some(0)), (4, Some(1))]);
+}
+
+#[test]
+fn no_frame_counts_twice_within_one_part() {
+    let (_folder, dataset) = data_set(&[("a", 4)]);
+    let mut evaluator = Evaluator::new(&dataset, post(0), ComparedAt::SourceSize);
+    let overlapping = [Section { clip: 0, frames: 0..3 }, Section { clip: 0, frames: 2..4 }];
+    let error = evaluator.add(&mut Generous { too_many: 0, scale: 1 }, &overlapping, &()).unwrap_err().to_string();
+    assert!(error.ends_with("a/frames/0002.png would be scored twice; give each frame to one network"), "{error}");
+}
+
+#[test]
+fn frames_are_counted_and_refused_before_any_is_scored() {
+    let (_folder, dataset) = data_set(&[("a", 4), ("b", 3)]);
+    let sections = whole(&dataset);
+    let mut evaluator = Evaluator::new(&dataset, post(0), ComparedAt::SourceSize);
+    let twice = "a/frames/0000.png would be scored twice; give each frame to one network";
+    assert_eq!(evaluator.frames_to_score(&sections).unwrap(), 7);
+    let error = evaluator.frames_to_score(sections.iter().chain(&sections)).unwrap_err().to_string();
+    assert!(error.ends_with(twice), "{error}");
+    let error = evaluator.frames_to_score(&sections[..0]).unwrap_err().to_string();
+    assert!(error.ends_with(" has no labelled frame to score"), "{error}");
+    evaluator.add(&mut Generous { too_many: 0, scale: 1 }, &sections[..1], &()).unwrap();
+    assert_eq!(evaluator.frames_to_score(&sections[1..]).unwrap(), 3);
+    assert!(evaluator.frames_to_score(&sections).unwrap_err().to_string().ends_with(twice));
+}
+
+/// Looked at for the third time, it says to stop: two frames have been scored by then.
+#[test]
+fn nothing_counts_of_a_part_that_was_stopped() {
+    struct StopAtThird(AtomicUsize);
+    impl crate::dataset::Watcher for StopAtThird {
+        fn interrupted(&self) -> bool {
+            self.0.fetch_add(1, Ordering::Relaxed) == 2
+        }
+    }
+    let (_folder, dataset) = data_set(&[("a", 4), ("b", 4)]);
+    let mut evaluator = Evaluator::new(&dataset, post(0), ComparedAt::SourceSize);
+    let mut network = Generous { too_many: 1, scale: 1 };
+    let stopped = evaluator.add(&mut network, &whole(&dataset), &StopAtThird(AtomicUsize::new(0)));
+    assert!(matches!(stopped, Err(Error::Interrupted)));
+    evaluator.add(&mut network, &whole(&dataset), &()).unwrap();
+    let (evaluation, undisturbed) = (evaluator.finish(&Bootstrap::default()).unwrap(), scored(&dataset, 0, 1));
+    assert_eq!((&evaluation.frames, &evaluation.networks), (&undisturbed.frames, &undisturbed.networks));
+    assert_eq!((&evaluation.sweep, &evaluation.worst), (&undisturbed.sweep, &undisturbed.worst));
 }
 
 /// At twice the size every label pixel is four. At the frame's size the bilinear steps fall on the same side of one half.
@@ -191,6 +247,35 @@ fn a_watcher_stops_between_frames() {
     assert!(matches!(stopped, Err(Error::Interrupted)));
 }
 
+/// Probabilities are 0.9, 0.89, 0.88, ... and the last of each frame's is not vessel.
+#[test]
+fn thresholds_in_the_document_are_the_decimals_that_were_meant() {
+    let (_folder, dataset) = data_set(&[("a", 4)]);
+    let post = PostProcessing { threshold: Threshold::new(0.3).unwrap(), ..post(0) };
+    let mut evaluator = Evaluator::new(&dataset, post, ComparedAt::SourceSize);
+    evaluator.add(&mut Generous { too_many: 1, scale: 1 }, &whole(&dataset), &()).unwrap();
+    let document = evaluator.finish(&Bootstrap::default()).unwrap().document().unwrap();
+    assert_eq!(document["threshold"], 0.3);
+    assert_eq!(document["best_threshold"]["threshold"], 0.88);
+    assert_eq!(document["best_threshold"]["dice"], 12.0 / 15.0);
+    let points = document["thresholds"].as_array().unwrap();
+    assert_eq!((points.len(), points[28]["threshold"].as_f64()), (99, Some(0.29)));
+    assert_eq!(points[87], document["best_threshold"]);
+    assert_eq!(points[88]["sensitivity"], 5.0 / 6.0);
+}
+
+/// The label of a fixture's first frame is empty.
+#[test]
+fn without_vessel_in_any_label_no_recall_is_drawn() {
+    let (_folder, dataset) = data_set(&[("a", 1)]);
+    let out = TempDir::new().unwrap();
+    let folder = ResultFolder::create(out.path(), &RESULTS, false).unwrap();
+    scored(&dataset, 0, 1).write(&folder).unwrap();
+    folder.commit().unwrap();
+    let chart = std::fs::read_to_string(out.path().join("precision_recall.svg")).unwrap();
+    assert!(chart.contains("no vessel in any label") && !chart.contains("threshold 0.5"), "{chart}");
+}
+
 #[test]
 fn the_files_hold_what_the_evaluation_does() {
     let (_folder, dataset) = data_set(&[("a, b", 3), ("c", 12)]);
@@ -214,10 +299,16 @@ fn the_files_hold_what_the_evaluation_does() {
     assert!(frames[2].starts_with("\"a, b\",0001.png,0.500000,0.666667,1.000000,"), "{}", frames[2]);
     // Frame 0: one pixel called where none is, and dropped.
     assert!(frames[1].starts_with("\"a, b\",0000.png,1.000000,") && frames[1].ends_with(','), "{}", frames[1]);
-    assert_eq!(read("clips.csv").lines().count(), 3);
+    let clips: Vec<String> = read("clips.csv").lines().map(str::to_owned).collect();
+    assert_eq!(clips.len(), 3);
+    assert!(clips[0].starts_with("clip,frames,iou,"), "{}", clips[0]);
+    assert!(clips[0].ends_with(",raw_hd95,without_hd95,raw_without_hd95"), "{}", clips[0]);
+    // Frame 0 once more: empty against empty, and without post-processing one pixel against none.
+    assert!(clips[1].starts_with("\"a, b\",3,") && clips[1].ends_with(",0,1"), "{}", clips[1]);
     assert_eq!(read("thresholds.csv").lines().count(), 100);
     assert!(read("precision_recall.csv").lines().count() > 3);
-    assert!(read("precision_recall.svg").contains("average precision"));
+    let chart = read("precision_recall.svg");
+    assert!(chart.contains("average precision") && chart.contains("threshold 0.5"), "{chart}");
     assert!(read("thresholds.svg").contains("best Dice"));
     assert_eq!(std::fs::read_dir(out.path().join("worst")).unwrap().count(), 10);
     let picture = image::open(out.path().join("worst/01.png")).unwrap();

@@ -139,7 +139,8 @@ impl Sweep {
         if self.counts(0).total() == 0 {
             return None;
         }
-        let from_middle = |point: &OperatingPoint| (point.threshold - 0.5).abs();
+        // In whole percent: as float32 0.52 is nearer to 0.5 than 0.48 is.
+        let from_middle = |point: &OperatingPoint| ((100.0 * point.threshold).round() as i32 - 50).abs();
         self.operating_points().into_iter().reduce(|best, point| {
             let better = point.dice > best.dice || point.dice == best.dice && from_middle(&point) < from_middle(&best);
             if better { point } else { best }
@@ -232,6 +233,15 @@ mod tests {
         assert_eq!(swept(&[(0.9, true), (0.2, false)]).best().unwrap().threshold, 0.5);
         assert_eq!(swept(&[(0.4, true), (0.2, false)]).best().unwrap().threshold, 0.4);
         assert_eq!(swept(&[(1.0, true), (0.7, false)]).best().unwrap().threshold, 0.71);
+    }
+
+    /// Dice is 2/3 at 0.48, and from 0.52 on once more; between them it is 2/5, below 4/7.
+    #[test]
+    fn of_two_thresholds_as_near_to_a_half_the_lower_is_the_best() {
+        let sweep = swept(&[(0.9, true), (0.48, true), (0.51, false), (0.51, false), (0.475, false)]);
+        let points = sweep.operating_points();
+        assert_eq!((points[47].dice, points[51].dice), (2.0 / 3.0, 2.0 / 3.0));
+        assert_eq!(sweep.best().unwrap().threshold, 0.48);
     }
 
     #[test]

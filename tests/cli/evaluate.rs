@@ -95,8 +95,67 @@ fn the_folds_of_a_cross_validation_count_together() {
     let fold = ["--weights", "fold1/last.safetensors", "--size", "96", "--folds", "3", "--fold", "1"];
     assert_eq!(json(&place, &fold)["raw"]["mean"]["iou"]["mean"].as_f64().unwrap(), alone[1]);
 
+    // That is said at once: what would be found wrong while the first run is scored has not been found yet.
+    for clip in 0..3 {
+        let label = place.at(&format!("data/phantom-{clip:04}/labels/0003.png"));
+        let bytes = std::fs::read(&label).unwrap();
+        std::fs::write(&label, &bytes[..bytes.len() / 2]).unwrap();
+    }
+    let spoilt = refused(evaluate(&place, &["--run", "fold0", "--quiet"]));
+    assert!(spoilt.contains("labels/0003.png"), "{spoilt}");
     let twice = refused(evaluate(&place, &["--run", "fold0", "--run", "fold0", "--quiet"]));
     assert!(twice.ends_with("would be scored twice; give each frame to one network"), "{twice}");
+}
+
+/// From threshold 0 on the mask is the whole image, and too small for a minimum area of one pixel more.
+#[test]
+fn frames_without_hd95_are_counted_with_post_processing_and_without() {
+    let place = Place::new();
+    data_set(&place);
+    for clip in 0..3 {
+        // No vessel in the first clip, nothing else in the others.
+        let label = image::GrayImage::from_pixel(96, 96, image::Luma([if clip == 0 { 0 } else { 255 }]));
+        (0..6).for_each(|i| label.save(place.at(&format!("data/phantom-{clip:04}/labels/{i:04}.png"))).unwrap());
+    }
+    let weights = place.weights(1);
+    let weights = ["--weights", weights.to_str().unwrap(), "--size", "96"];
+    let scored = |extra: &[&str]| done(evaluate(&place, &[&weights[..], &["--threshold", "0"], extra].concat()));
+    let text = scored(&["--min-area", "9217px", "--out", "scores"]);
+    let counted = "; left out of HD95, since mask or label is empty: 12 frames with post-processing, 6 without; ";
+    assert!(text.contains(counted), "{text}");
+    let clips = std::fs::read_to_string(place.at("scores/clips.csv")).unwrap();
+    let counts: Vec<_> = clips.lines().map(|line| line.rsplitn(3, ',').take(2).collect::<Vec<_>>()).collect();
+    assert_eq!(counts, [["raw_without_hd95", "without_hd95"], ["6", "0"], ["0", "6"], ["0", "6"]]);
+
+    // The raw masks alone have such frames.
+    std::fs::remove_dir_all(place.at("data/phantom-0001")).unwrap();
+    std::fs::remove_dir_all(place.at("data/phantom-0002")).unwrap();
+    let text = scored(&["--min-area", "9217px"]);
+    assert!(text.contains(" is empty: 0 frames with post-processing, 6 without; "), "{text}");
+}
+
+#[test]
+fn only_what_is_scored_needs_labels() {
+    let place = Place::new();
+    data_set(&place);
+    let weights = place.weights(1);
+    let run = |extra: &[&str]| {
+        let weights = ["--weights", weights.to_str().unwrap(), "--size", "96", "--quiet", "--json"];
+        evaluate(&place, &[&weights[..], extra].concat())
+    };
+    let unlabelled = |clip: &str| std::fs::remove_dir_all(place.at("data").join(clip).join("labels")).unwrap();
+    unlabelled("phantom-0000");
+    unlabelled("phantom-0002");
+    // One fold tests on the clip that has labels and has none to learn from; the other has none to test on.
+    let [first, second] = ["0", "1"].map(|fold| run(&["--folds", "2", "--fold", fold]));
+    let (scored, empty) = if first.status.success() { (first, second) } else { (second, first) };
+    let document: Value = serde_json::from_str(&done(scored)).unwrap();
+    assert_eq!(document["post_processed"]["frames"], 6);
+    let said = refused(empty);
+    assert!(said.starts_with("data has no labelled frame to score in fold ") && said.ends_with(" of 2"), "{said}");
+
+    unlabelled("phantom-0001");
+    assert_eq!(refused(run(&[])), "data has no labelled frame to score");
 }
 
 #[test]
