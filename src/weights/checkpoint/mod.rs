@@ -55,10 +55,12 @@ impl Checkpoint {
     /// # Errors
     /// What is wrong, as half a sentence.
     pub fn parse(bytes: Vec<u8>) -> Result<Checkpoint, String> {
-        let Checkpoint { tensors, storages } = if bytes.starts_with(b"PK") {
-            from_archive(bytes)?
-        } else if bytes.get(8) == Some(&b'{') {
+        // A header of safetensors begins at byte 8. It is looked for first, as its length in front of it may begin with
+        // "PK"; in a zip file the method of packing stands there, and none has this number.
+        let Checkpoint { tensors, storages } = if bytes.get(8) == Some(&b'{') {
             from_safetensors(bytes)?
+        } else if bytes.starts_with(b"PK") {
+            from_archive(bytes)?
         } else if bytes.get(257..262) == Some(b"ustar") {
             return Err("is a tar file, PyTorch's first format, which Coronet does not read; load it in PyTorch and \
                         save it anew"
