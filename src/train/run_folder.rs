@@ -8,7 +8,7 @@ use crate::new_file::{HIDDEN, NewFile};
 use crate::plot::{Chart, Series, Style};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{self, DirEntry, File, OpenOptions, TryLockError};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
@@ -66,8 +66,8 @@ impl RunFolder {
         let is_of_a_run = path.join(file::CONFIGURATION).exists();
         let mut entries = fs::read_dir(path).map_err(Error::io("read", path))?.flatten();
         let place = path.display();
-        if !is_of_a_run && let Some(other) = entries.find(|entry| !is_left_behind(&entry.file_name().to_string_lossy()))
-        {
+        let is_of_others = |entry: &DirEntry| !is_left_behind(path, &entry.file_name().to_string_lossy());
+        if !is_of_a_run && let Some(other) = entries.find(is_of_others) {
             let name = other.file_name();
             let name = name.to_string_lossy();
             return Err(Error::Request(format!("{place} is not empty (it holds {name}); choose another folder")));
@@ -203,8 +203,11 @@ fn remove_unfinished(path: &Path) {
 }
 
 /// Files of a run that was killed before it had begun.
-fn is_left_behind(name: &str) -> bool {
-    name == file::LOCK || name == file::LOG || name.starts_with(HIDDEN)
+fn is_left_behind(folder: &Path, name: &str) -> bool {
+    let is_lock_or_log = name == file::LOCK || name == file::LOG;
+    // Runs write it after their lock; alone it may be anybody's.
+    let is_split_of_a_run = name == file::SPLIT && folder.join(file::LOCK).exists();
+    is_lock_or_log || is_split_of_a_run || name.starts_with(HIDDEN)
 }
 
 fn scalars(epoch: &Epoch) -> Vec<Scalar> {

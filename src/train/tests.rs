@@ -201,6 +201,22 @@ fn a_folder_has_one_run_and_nobody_elses_files() {
 }
 
 #[test]
+fn a_run_that_was_killed_before_its_configuration_was_there_can_begin_again() {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("run");
+    let mut run = RunFolder::create(&path).unwrap();
+    run.log("begins").unwrap();
+    run.write_json(file::SPLIT, &()).unwrap();
+    drop(run);
+    RunFolder::create(&path).unwrap();
+    let others = folder.path().join("others");
+    std::fs::create_dir(&others).unwrap();
+    std::fs::write(others.join(file::SPLIT), "x").unwrap();
+    let said = RunFolder::create(&others).unwrap_err().to_string();
+    assert!(said.ends_with("is not empty (it holds split.json); choose another folder"), "{said}");
+}
+
+#[test]
 fn a_checkpoint_of_something_else_is_refused() {
     let fixture = Fixture::new(&[6], small_recipe(), SplitChoice::All);
     let mut run = fixture.folder("run");
