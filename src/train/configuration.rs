@@ -11,7 +11,8 @@ use crate::weights::import::{ImportOptions, Source, import};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
-const SCHEMA: &str = "coronet/train";
+/// The value of `schema` in [`file::CONFIGURATION`], by which a folder is known as a run's.
+pub(super) const SCHEMA: &str = "coronet/train";
 const SCHEMA_VERSION: u32 = 1;
 
 /// What [`file::CONFIGURATION`] holds.
