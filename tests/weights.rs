@@ -86,6 +86,43 @@ fn weights_of_another_network_are_refused() {
     assert!(problem(&file(|_| (), &[("coronet.architecture", "unet")])).contains("another network (unet"));
 }
 
+/// A file of this header, and no numbers.
+fn bare(header: &str) -> Vec<u8> {
+    [&(header.len() as u64).to_le_bytes()[..], header.as_bytes()].concat()
+}
+
+#[test]
+fn text_made_to_deceive_a_terminal_is_shown_escaped_and_cut() {
+    let escape = bare(r#"{"__metadata__":{"coronet.architecture":"\u001b[2J"}}"#);
+    assert_eq!(problem(&escape), "holds the weights of another network (\\u{1b}[2J, not cenet3d)");
+    let long = "\u{1b}".repeat(1 << 20);
+    let cut = "\\u{1b}".repeat(100) + "...";
+    assert_eq!(
+        problem(&file(|_| (), &[("coronet.architecture", long.as_str())])),
+        format!("holds the weights of another network ({cut}, not cenet3d)")
+    );
+    let stem = problem(&file(|_| (), &[("coronet.architecture", "cenet3d"), ("coronet.stem", long.as_str())]));
+    assert!(stem.starts_with("a stem is half or quarter, not \\u{1b}\\u{1b}") && stem.ends_with("..."), "{stem}");
+    let unknown = problem(&file(|tensors| tensors.push((long.clone(), vec![1], vec![0.0])), &[]));
+    assert!(unknown.starts_with(&format!("holds a tensor {cut}, which ")), "{unknown}");
+    // What the library says about a file repeats its words, too.
+    let foreign = r#"{"a":{"dtype":"LONG","shape":[0],"data_offsets":[0,0]}}"#;
+    for word in ["\\u001b", "x"].map(|word| word.repeat(1 << 20)) {
+        let said = problem(&bare(&foreign.replace("LONG", &word)));
+        assert!(said.starts_with("is not a safetensors file, or a damaged one (") && said.len() < 1000, "{said}");
+        assert!(!said.contains('\u{1b}'), "{said}");
+    }
+    let misshapen = file(
+        |tensors| {
+            let tensor = tensors.iter_mut().find(|t| t.0 == "dac.dilate2.bias").unwrap();
+            (tensor.1, tensor.2) = (vec![1; 1 << 20], vec![0.0]);
+        },
+        &[],
+    );
+    let said = problem(&misshapen);
+    assert!(said.starts_with("tensor dac.dilate2.bias has the shape [1, 1, 1") && said.len() < 200, "{said}");
+}
+
 #[test]
 fn truncated_and_foreign_files_are_refused() {
     let whole = file(|_| (), &[]);

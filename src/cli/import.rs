@@ -121,7 +121,8 @@ fn json(import: &Import, arguments: &Arguments) -> Result<String> {
         "tensors_taken": taken,
         "left_out": left_out,
         "random": { "seed": arguments.seed, "layers": seeded },
-        "weights": arguments.out,
+        // At a path that is no UTF-8 the macro panics.
+        "weights": arguments.out.display().to_string(),
     });
     serde_json::to_string_pretty(&done).map_err(|e| Error::Internal(format!("the summary is not JSON: {e}")))
 }

@@ -118,9 +118,17 @@ fn usage_sentence(text: &str) -> String {
     said.join("; ")
 }
 
-/// Without line breaks and indents.
+/// Without line breaks and indents, and with nothing that a terminal would obey.
 fn one_line(text: &str) -> String {
-    text.split_whitespace().collect::<Vec<_>>().join(" ")
+    let mut line = String::with_capacity(text.len());
+    for c in text.split_whitespace().collect::<Vec<_>>().join(" ").chars() {
+        if c.is_control() {
+            line.extend(c.escape_default());
+        } else {
+            line.push(c);
+        }
+    }
+    line
 }
 
 fn panic_text(panic: &(dyn Any + Send)) -> String {
@@ -128,7 +136,7 @@ fn panic_text(panic: &(dyn Any + Send)) -> String {
     text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("a panic without a reason").to_owned()
 }
 
-/// One line on stderr, whatever line breaks a foreign message brings along.
+/// One line on stderr, whatever line breaks and control characters a foreign message or name brings along.
 fn report(error: &Error) {
     note(&format!("coronet: {}", one_line(&error.to_string())));
 }
@@ -186,6 +194,11 @@ mod tests {
                     Usage: coronet segment --y\n\nFor more information, try '--help'.\n";
         let expected = "unexpected argument '--x' found; tip: a similar argument exists: '--y'; see --help";
         assert_eq!(usage_sentence(text), expected);
+    }
+
+    #[test]
+    fn what_a_terminal_would_obey_is_escaped() {
+        assert_eq!(one_line("a\u{1b}[2J\n\tb\u{7}\u{9b}1mé"), "a\\u{1b}[2J b\\u{7}\\u{9b}1mé");
     }
 
     struct Closed(io::ErrorKind);

@@ -213,7 +213,7 @@ fn planned(arguments: &Arguments, dataset: &Dataset) -> Result<(Configuration, S
     let network = start.weights(settings.seed)?.config();
     network.check_size(settings.recipe.side, settings.recipe.side)?;
     let split = Split::new(dataset, settings.split, settings.seed)?;
-    let configuration = Configuration::new(&arguments.data, start, network, arguments.precision, settings);
+    let configuration = Configuration::new(&arguments.data, start, network, arguments.precision, settings)?;
     Ok((configuration, split))
 }
 

@@ -11,7 +11,8 @@ use crate::weights::import::{ImportOptions, Source, import};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
-const SCHEMA: &str = "coronet/train";
+/// The value of `schema` in [`file::CONFIGURATION`], by which a folder is known as a run's.
+pub(super) const SCHEMA: &str = "coronet/train";
 const SCHEMA_VERSION: u32 = 1;
 
 /// What [`file::CONFIGURATION`] holds.
@@ -38,18 +39,27 @@ pub struct Configuration {
 
 impl Configuration {
     /// The configuration of a run that this program begins.
-    pub fn new(data: &Path, start: Start, network: Config, precision: Precision, settings: Settings) -> Configuration {
-        Configuration {
+    ///
+    /// # Errors
+    /// [`Error::Request`] when a path, seen from any folder, is no UTF-8 and so cannot stand in JSON.
+    pub fn new(
+        data: &Path,
+        start: Start,
+        network: Config,
+        precision: Precision,
+        settings: Settings,
+    ) -> Result<Configuration> {
+        Ok(Configuration {
             schema: SCHEMA.to_owned(),
             schema_version: SCHEMA_VERSION,
             coronet: env!("CARGO_PKG_VERSION").to_owned(),
             commit: crate::COMMIT.map(str::to_owned),
-            data: absolute(data),
-            start: start.with(absolute),
+            data: absolute(data)?,
+            start: start.with(absolute)?,
             network: serde_json::json!(network),
             precision,
             settings,
-        }
+        })
     }
 
     /// Writes it and the split into a new run's folder, which holds a run from then on.
@@ -154,20 +164,28 @@ pub enum Start {
 }
 
 /// As from any folder.
-fn absolute(path: &Path) -> PathBuf {
-    std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf())
+fn absolute(path: &Path) -> Result<PathBuf> {
+    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf());
+    match path.to_str() {
+        Some(_) => Ok(path),
+        None => Err(Error::Request(format!(
+            "the path {} is no UTF-8, which {} has to be; choose another",
+            path.display(),
+            file::CONFIGURATION
+        ))),
+    }
 }
 
 impl Start {
     /// The same with another path to its file.
-    fn with(self, path: impl Fn(&Path) -> PathBuf) -> Start {
-        match self {
+    fn with(self, path: impl Fn(&Path) -> Result<PathBuf>) -> Result<Start> {
+        Ok(match self {
             Start::Seeded { .. } => self,
             Start::Encoder { file, stem, neighbours, in_channels } => {
-                Start::Encoder { file: path(&file), stem, neighbours, in_channels }
+                Start::Encoder { file: path(&file)?, stem, neighbours, in_channels }
             }
-            Start::Weights { file } => Start::Weights { file: path(&file) },
-        }
+            Start::Weights { file } => Start::Weights { file: path(&file)? },
+        })
     }
 
     /// These weights; the random ones among them from `seed`.

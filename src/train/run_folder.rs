@@ -1,14 +1,16 @@
 //! A run is a folder: what was asked for, which frames were learned from, how it went, and the networks it made.
 
+use super::configuration::SCHEMA;
 use super::report::Epoch;
 use super::tensorboard::{Scalar, event_file};
 use crate::calendar::utc_now;
 use crate::error::{Error, Result};
 use crate::new_file::{HIDDEN, NewFile};
 use crate::plot::{Chart, Series, Style};
+use crate::staging::has_schema;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{self, DirEntry, File, OpenOptions, TryLockError};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
@@ -63,11 +65,11 @@ impl RunFolder {
     pub fn create(path: &Path) -> Result<RunFolder> {
         fs::create_dir_all(path).map_err(Error::io("create", path))?;
         // Asked first: a folder that belongs to somebody else is left as it is.
-        let is_of_a_run = path.join(file::CONFIGURATION).exists();
+        let is_of_a_run = holds_a_run(path);
         let mut entries = fs::read_dir(path).map_err(Error::io("read", path))?.flatten();
         let place = path.display();
-        if !is_of_a_run && let Some(other) = entries.find(|entry| !is_left_behind(&entry.file_name().to_string_lossy()))
-        {
+        let is_of_others = |entry: &DirEntry| !is_left_behind(path, &entry.file_name().to_string_lossy());
+        if !is_of_a_run && let Some(other) = entries.find(is_of_others) {
             let name = other.file_name();
             let name = name.to_string_lossy();
             return Err(Error::Request(format!("{place} is not empty (it holds {name}); choose another folder")));
@@ -84,12 +86,13 @@ impl RunFolder {
     /// # Errors
     /// [`Error::Request`] when no run has begun there, or it is still at work; [`Error::Io`].
     pub fn resume(path: &Path) -> Result<RunFolder> {
-        if !path.join(file::CONFIGURATION).is_file() {
-            let place = path.display();
-            return Err(Error::Request(format!(
-                "{place} holds no run to go on with: it has no {}",
-                file::CONFIGURATION
-            )));
+        if !holds_a_run(path) {
+            let (place, name) = (path.display(), file::CONFIGURATION);
+            let problem = match path.join(name).exists() {
+                true => format!("its {name} is not one of a run"),
+                false => format!("it has no {name}"),
+            };
+            return Err(Error::Request(format!("{place} holds no run to go on with: {problem}")));
         }
         RunFolder::locked(path)
     }
@@ -202,9 +205,17 @@ fn remove_unfinished(path: &Path) {
     }
 }
 
+/// Whether a run has begun there: many programs call a file [`file::CONFIGURATION`].
+fn holds_a_run(folder: &Path) -> bool {
+    has_schema(&folder.join(file::CONFIGURATION), SCHEMA)
+}
+
 /// Files of a run that was killed before it had begun.
-fn is_left_behind(name: &str) -> bool {
-    name == file::LOCK || name == file::LOG || name.starts_with(HIDDEN)
+fn is_left_behind(folder: &Path, name: &str) -> bool {
+    let is_lock_or_log = name == file::LOCK || name == file::LOG;
+    // Runs write it after their lock; alone it may be anybody's.
+    let is_split_of_a_run = name == file::SPLIT && folder.join(file::LOCK).exists();
+    is_lock_or_log || is_split_of_a_run || name.starts_with(HIDDEN)
 }
 
 fn scalars(epoch: &Epoch) -> Vec<Scalar> {

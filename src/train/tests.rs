@@ -55,6 +55,11 @@ fn bytes(run: &RunFolder, name: &str) -> Vec<u8> {
     std::fs::read(run.file(name)).unwrap()
 }
 
+/// As much of a configuration as says that a run has begun.
+fn write_configuration(run: &RunFolder) {
+    run.write_json(file::CONFIGURATION, &serde_json::json!({ "schema": configuration::SCHEMA })).unwrap();
+}
+
 /// Stops a run after so many steps of this process.
 struct StopAfter(AtomicUsize);
 
@@ -126,7 +131,7 @@ fn a_run_that_is_stopped_twice_ends_with_the_bits_of_one_that_is_not() {
 
     let path = fixture.folder.path().join("stopped");
     let mut run = RunFolder::create(&path).unwrap();
-    run.write_json(file::CONFIGURATION, &()).unwrap();
+    write_configuration(&run);
     for steps in [1, 2] {
         let error = train(&fixture.training(), &mut run, &StopAfter(steps.into())).unwrap_err().to_string();
         assert!(error.contains("and saved; go on with --resume"), "{error}");
@@ -214,7 +219,7 @@ fn a_folder_has_one_run_and_nobody_elses_files() {
     assert!(said(RunFolder::resume(folder.path())).ends_with("holds no run to go on with: it has no config.json"));
     let run = RunFolder::create(&path).unwrap();
     assert!(said(RunFolder::create(&path)).starts_with("another run is at work in "));
-    run.write_json(file::CONFIGURATION, &()).unwrap();
+    write_configuration(&run);
     assert!(said(RunFolder::resume(&path)).starts_with("another run is at work in "));
     drop(run);
     assert!(said(RunFolder::create(&path)).ends_with("holds a run; go on with --resume, or choose another folder"));
@@ -226,6 +231,37 @@ fn a_folder_has_one_run_and_nobody_elses_files() {
     assert_eq!(std::fs::read_dir(&others).unwrap().count(), 1);
     std::fs::write(folder.path().join("file"), "x").unwrap();
     assert!(said(RunFolder::create(&folder.path().join("file"))).starts_with("cannot create "));
+}
+
+#[test]
+fn a_folder_with_another_programs_configuration_is_left_as_it_is() {
+    let folder = TempDir::new().unwrap();
+    let said = |made: Result<RunFolder>| made.unwrap_err().to_string();
+    for content in [r#"{"architectures": ["Bert"], "schema": "other"}"#, "[1]", "no JSON"] {
+        std::fs::write(folder.path().join(file::CONFIGURATION), content).unwrap();
+        std::fs::write(folder.path().join(".coronet-other"), "x").unwrap();
+        let empty = "is not empty (it holds config.json); choose another folder";
+        assert!(said(RunFolder::create(folder.path())).ends_with(empty), "{content}");
+        let resumed = "holds no run to go on with: its config.json is not one of a run";
+        assert!(said(RunFolder::resume(folder.path())).ends_with(resumed), "{content}");
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 2, "{content}");
+    }
+}
+
+#[test]
+fn a_run_that_was_killed_before_its_configuration_was_there_can_begin_again() {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("run");
+    let mut run = RunFolder::create(&path).unwrap();
+    run.log("begins").unwrap();
+    run.write_json(file::SPLIT, &()).unwrap();
+    drop(run);
+    RunFolder::create(&path).unwrap();
+    let others = folder.path().join("others");
+    std::fs::create_dir(&others).unwrap();
+    std::fs::write(others.join(file::SPLIT), "x").unwrap();
+    let said = RunFolder::create(&others).unwrap_err().to_string();
+    assert!(said.ends_with("is not empty (it holds split.json); choose another folder"), "{said}");
 }
 
 #[test]

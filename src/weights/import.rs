@@ -5,7 +5,7 @@
 //! scale and shift become instance norm's; its running statistics have no use. What a file does not hold is seeded.
 
 use super::Weights;
-use super::checkpoint::{Checkpoint, Element};
+use super::checkpoint::{Checkpoint, Element, shown};
 use crate::error::{Error, Result};
 use crate::graph::{Shape, Tensor};
 use crate::model::{BLOCKS, Config, Stem};
@@ -159,7 +159,8 @@ impl Source {
         if let Some((_, source)) = telling.iter().find(|(first, _)| names.keys().any(|name| layer(name) == *first)) {
             return Ok(*source);
         }
-        let found = names.keys().next().map_or("no tensor at all".to_owned(), |name| format!("{name:?} for one"));
+        let found =
+            names.keys().next().map_or("no tensor at all".to_owned(), |name| format!("\"{}\" for one", shown(name)));
         Err(format!("holds no network Coronet can import: no 3D-2D CE-Net, CE-Net or ResNet-34, but {found}"))
     }
 
@@ -306,7 +307,8 @@ fn left_out(
     let mut groups: Vec<LeftOut> = Vec::new();
     for name in file.tensors().keys().filter(|name| !taken.contains(name.as_str())) {
         let reason = source.reason_to_leave(name, config.stem());
-        let reason = reason.ok_or_else(|| format!("holds a tensor {name:?}, which {source} does not have"))?;
+        let unknown = || format!("holds a tensor \"{}\", which {source} does not have", shown(name));
+        let reason = reason.ok_or_else(unknown)?;
         match groups.iter_mut().find(|group| group.reason == reason) {
             Some(group) => group.tensors.push(name.clone()),
             None => groups.push(LeftOut { reason, tensors: vec![name.clone()] }),

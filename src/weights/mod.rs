@@ -14,7 +14,8 @@ use crate::graph::{Shape, Tensor, ValueId};
 use crate::model::{ARCHITECTURE, CeNet, Config, Stem};
 use crate::new_file::NewFile;
 use crate::random::Random;
-use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use checkpoint::shown;
+use safetensors::tensor::{Dtype, SafeTensorError, SafeTensors, TensorView};
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
@@ -50,7 +51,9 @@ impl Weights {
     /// # Errors
     /// What is wrong, as half a sentence.
     pub fn parse(bytes: &[u8]) -> Result<Weights, String> {
-        let no_file = |error| format!("is not a safetensors file, or a damaged one ({error})");
+        let no_file = |error: SafeTensorError| {
+            format!("is not a safetensors file, or a damaged one ({})", shown(&error.to_string()))
+        };
         let file = SafeTensors::deserialize(bytes).map_err(no_file)?;
         let (_, header) = SafeTensors::read_metadata(bytes).map_err(no_file)?;
         let shapes = file.iter().map(|(name, view)| (name.to_owned(), view.shape().to_vec())).collect();
@@ -70,7 +73,7 @@ impl Weights {
             tensors.insert(name, tensor);
         }
         if let Some(unknown) = shapes.keys().find(|name| !tensors.contains_key(*name)) {
-            return Err(format!("holds a tensor {unknown}, which {from_shapes} does not have"));
+            return Err(format!("holds a tensor {}, which {from_shapes} does not have", shown(unknown)));
         }
         Ok(Weights { config: from_shapes, tensors })
     }
@@ -199,9 +202,10 @@ fn stated_config(header: Option<&HashMap<String, String>>) -> Result<Option<Conf
     let number = |key: &str| find(key)?.parse::<usize>().map_err(|_| format!("the header's {key} is no whole number"));
     let architecture = find(key::ARCHITECTURE)?;
     if architecture != ARCHITECTURE {
+        let architecture = shown(architecture);
         return Err(format!("holds the weights of another network ({architecture}, not {ARCHITECTURE})"));
     }
-    let stem: Stem = find(key::STEM)?.parse()?;
+    let stem = find(key::STEM)?.parse::<Stem>().map_err(|problem| shown(&problem))?;
     Config::new(number(key::WIDTH)?, stem, number(key::NEIGHBOURS)?, number(key::IN_CHANNELS)?)
         .map(Some)
         .map_err(|error| error.to_string())
@@ -209,7 +213,8 @@ fn stated_config(header: Option<&HashMap<String, String>>) -> Result<Option<Conf
 
 fn tensor(name: &str, shape: Shape, view: &TensorView<'_>) -> Result<Tensor, String> {
     if view.shape() != shape.dims() {
-        return Err(format!("tensor {name} has the shape {:?}, not {:?}", view.shape(), shape.dims()));
+        let found = shown(&format!("{:?}", view.shape()));
+        return Err(format!("tensor {name} has the shape {found}, not {:?}", shape.dims()));
     }
     if view.dtype() != Dtype::F32 {
         return Err(format!("tensor {name} is {:?}; only F32 can be read", view.dtype()));

@@ -59,6 +59,24 @@ fn json_is_all_there_is_on_stdout_and_quiet_leaves_nothing() {
     import(&place, &file, &["--quiet", "--overwrite"]).assert().success().stdout("").stderr("");
 }
 
+/// Other systems have no such names.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_name_that_is_no_utf_8_is_told_as_json_as_far_as_it_can_be() {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
+    let place = Place::new();
+    let file = colour(&place);
+    let out = OsStr::from_bytes(b"made-\xff.safetensors");
+    let mut command = Command::new(CORONET);
+    command.current_dir(place.path()).arg("import").arg(&file).arg("--json").arg("--out").arg(out);
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let done: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(done["weights"], "made-\u{fffd}.safetensors");
+    assert_eq!(Weights::load(&place.path().join(out)).unwrap(), Weights::load(&file).unwrap());
+}
+
 #[test]
 fn imported_weights_segment_a_clip() {
     let place = Place::new();

@@ -137,6 +137,34 @@ fn runs_that_cannot_be_are_refused_before_a_folder_is_made() {
     assert!(sentence(std::str::from_utf8(&absent.unwrap().stderr).unwrap()).starts_with("cannot read absent"));
 }
 
+/// Other systems have no such names.
+#[cfg(target_os = "linux")]
+#[test]
+fn paths_that_the_configuration_cannot_hold_are_refused_before_a_folder_is_made() {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
+    let place = Place::new();
+    data_set(&place);
+    let odd = place.path().join(OsStr::from_bytes(b"odd-\xff"));
+    std::fs::create_dir(&odd).unwrap();
+    let is_refused = |within: &Path, data: &Path, options: &[&OsStr], name: &str| {
+        let mut command = Command::new(CORONET);
+        command.env_remove("RUST_BACKTRACE").current_dir(within).args(["train", "--device", "cpu", "--size", "96"]);
+        let output = command.arg(data).args(["--out", "run"]).args(options).output().unwrap();
+        let said = sentence(std::str::from_utf8(&output.stderr).unwrap()).to_owned();
+        let expected = format!("odd-\u{fffd}/{name} is no UTF-8, which config.json has to be; choose another");
+        assert!(said.ends_with(&expected), "{said}");
+        assert!(!output.status.success() && output.stdout.is_empty());
+        assert!(!within.join("run").exists());
+    };
+    std::fs::rename(place.weights(1), odd.join("w.safetensors")).unwrap();
+    let init = odd.join("w.safetensors");
+    is_refused(place.path(), Path::new("data"), &[OsStr::new("--init"), init.as_os_str()], "w.safetensors");
+    std::fs::rename(place.at("data"), odd.join("data")).unwrap();
+    is_refused(place.path(), &odd.join("data"), &[], "data");
+    is_refused(&odd, Path::new("data"), &[], "data");
+}
+
 #[test]
 fn a_run_does_not_go_on_with_other_frames_or_in_a_folder_in_use() {
     let place = Place::new();

@@ -3,7 +3,8 @@
 use super::writer::{PROTOCOL_2, State, Stored, global, legacy, text, zip};
 use coronet::weights::checkpoint::Checkpoint;
 use half::{bf16, f16};
-use std::collections::BTreeMap;
+use safetensors::tensor::{Dtype, TensorView};
+use std::collections::{BTreeMap, HashMap};
 use zip::CompressionMethod;
 
 type Numbers = BTreeMap<String, (Vec<usize>, Vec<f32>)>;
@@ -29,6 +30,21 @@ fn all_containers_hold_the_same_numbers() {
     for (name, file) in every_container(&State::small()) {
         assert_eq!(read(file), expected, "{name}");
     }
+}
+
+#[test]
+fn safetensors_that_begin_like_a_zip_file_are_safetensors() {
+    let bytes: Vec<u8> = [0f32, 1., 2., 3., 4., 5.].iter().flat_map(|x| x.to_le_bytes()).collect();
+    let padded = |padding: usize| {
+        let view = TensorView::new(Dtype::F32, vec![2, 3], &bytes).unwrap();
+        let header = HashMap::from([("padding".to_owned(), "x".repeat(padding))]);
+        safetensors::serialize([("weight", view)], Some(header)).unwrap()
+    };
+    // The header's length is a multiple of 8, and so is the number that "PK" makes.
+    let shortest = u64::from_le_bytes(padded(0)[..8].try_into().unwrap()) as usize;
+    let file = padded(usize::from(u16::from_le_bytes(*b"PK")) - shortest);
+    assert!(file.starts_with(b"PK"));
+    assert_eq!(read(file), read(State::small().zip()));
 }
 
 #[test]

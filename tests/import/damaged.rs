@@ -75,6 +75,10 @@ fn files_of_other_kinds_are_called_what_they_are() {
         "is no intact PyTorch checkpoint: it is a pickle, but none that torch.save wrote"
     );
     assert!(refusal(b"\xff\xff\xff\xff\xff\xff\xff\xff{}").starts_with("is a damaged safetensors file"));
+    let header = format!("{{\"a\":{{\"dtype\":\"{}\"}}}}", "\\u001b".repeat(1 << 16));
+    let sentence = refusal(&[&(header.len() as u64).to_le_bytes()[..], header.as_bytes()].concat());
+    assert!(sentence.starts_with("is a damaged safetensors file") && sentence.len() < 1000, "{sentence}");
+    assert!(!sentence.contains('\u{1b}'), "{sentence}");
 }
 
 #[test]

@@ -275,6 +275,18 @@ fn a_file_of_no_known_network_is_refused() {
 }
 
 #[test]
+fn names_made_to_deceive_a_terminal_are_shown_escaped_and_cut() {
+    let name = "\u{1b}".repeat(1 << 16);
+    let cut = "\\u{1b}".repeat(100) + "...";
+    let none = problem(&[(name.clone(), vec![1])]);
+    assert!(none.ends_with(&format!(", but \"{cut}\" for one")), "{none}");
+    let mut layers = resnet(4, RESNET_34, false);
+    layers.push((name, vec![1]));
+    let expected = format!("holds a tensor \"{cut}\", which torchvision's ResNet-34 does not have");
+    assert_eq!(problem(&layers), expected);
+}
+
+#[test]
 fn numbers_that_are_none_are_refused_with_their_place() {
     let mut state = file(&resnet(4, RESNET_34, false));
     state.storages[0].bytes[8..12].copy_from_slice(&f32::NAN.to_le_bytes());

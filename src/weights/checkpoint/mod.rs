@@ -18,7 +18,7 @@ use crate::error::{Error, Result};
 use archive::Archive;
 use layout::dense_strides;
 use pickle::{Pickle, Problem, Reader, Storage, TensorRecord};
-use safetensors::tensor::{Dtype, SafeTensors};
+use safetensors::tensor::{Dtype, SafeTensorError, SafeTensors};
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::Path;
@@ -55,10 +55,12 @@ impl Checkpoint {
     /// # Errors
     /// What is wrong, as half a sentence.
     pub fn parse(bytes: Vec<u8>) -> Result<Checkpoint, String> {
-        let Checkpoint { tensors, storages } = if bytes.starts_with(b"PK") {
-            from_archive(bytes)?
-        } else if bytes.get(8) == Some(&b'{') {
+        // A header of safetensors begins at byte 8. It is looked for first, as its length in front of it may begin with
+        // "PK"; in a zip file the method of packing stands there, and none has this number.
+        let Checkpoint { tensors, storages } = if bytes.get(8) == Some(&b'{') {
             from_safetensors(bytes)?
+        } else if bytes.starts_with(b"PK") {
+            from_archive(bytes)?
         } else if bytes.get(257..262) == Some(b"ustar") {
             return Err("is a tar file, PyTorch's first format, which Coronet does not read; load it in PyTorch and \
                         save it anew"
@@ -90,7 +92,7 @@ impl Checkpoint {
 }
 
 fn from_safetensors(bytes: Vec<u8>) -> Result<Checkpoint, String> {
-    let damaged = |error| format!("is a damaged safetensors file ({error})");
+    let damaged = |error: SafeTensorError| format!("is a damaged safetensors file ({})", shown(&error.to_string()));
     SafeTensors::deserialize(&bytes).map_err(damaged)?;
     let (header, metadata) = SafeTensors::read_metadata(&bytes).map_err(damaged)?;
     let (mut tensors, mut ranges) = (BTreeMap::new(), Vec::new());
@@ -158,11 +160,11 @@ fn layouts(pickle: &Pickle) -> Result<BTreeMap<String, Layout>, String> {
     found.collect()
 }
 
-/// A name out of a file, fit to stand in a sentence: no control characters, not too long.
-fn shown(name: &str) -> String {
+/// Text out of a file, fit to stand in a sentence: no control characters, not too long.
+pub(super) fn shown(text: &str) -> String {
     const LONGEST: usize = 100;
-    let mut shown: String = name.chars().take(LONGEST).flat_map(char::escape_debug).collect();
-    if name.chars().nth(LONGEST).is_some() {
+    let mut shown: String = text.chars().take(LONGEST).flat_map(char::escape_debug).collect();
+    if text.chars().nth(LONGEST).is_some() {
         shown.push_str("...");
     }
     shown
