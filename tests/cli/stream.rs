@@ -65,10 +65,13 @@ fn masks_of_raw_frames_and_of_y4m_are_those_of_the_clip() {
 }
 
 #[test]
-fn an_empty_raw_stream_has_no_masks() {
+fn an_empty_raw_stream_has_no_masks_and_one_of_y4m_without_frames_is_one_without_masks() {
     let place = Place::new();
     let output = fed(segment(&place, 1, &RAW), Vec::new());
     assert!(output.status.success() && output.stdout.is_empty());
+    let output = fed(segment(&place, 1, &["--quiet"]), b"YUV4MPEG2 W64 H48 F15:2 Cmono\n".to_vec());
+    assert!(output.status.success() && output.stderr.is_empty());
+    assert_eq!(output.stdout, b"YUV4MPEG2 W64 H48 F15:2 Ip A1:1 Cmono XCOLORRANGE=FULL\n");
 }
 
 fn mask(child: &mut Child) -> Vec<u8> {

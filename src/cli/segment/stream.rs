@@ -53,12 +53,7 @@ fn segment<R: BufRead, W: Write>(
     let mut times = Vec::new();
     let mut give = |segmented: SegmentedFrame, time: Duration| -> Result<bool> {
         times.push(time);
-        match masks.write(&segmented.mask) {
-            Ok(()) => Ok(true),
-            // Whoever read the masks has had what it wanted.
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
-            Err(error) => Err(Error::io("write to", Path::new(OUTPUT))(error)),
-        }
+        is_read(masks.write(&segmented.mask))
     };
     let mut masks_given = 0;
     let stopped_after = |masks: usize| Error::InterruptedAfter(count(masks, "mask"));
@@ -87,5 +82,17 @@ fn segment<R: BufRead, W: Write>(
         go_on = give(segmented, segmenter.network_time())?;
         masks_given += 1;
     }
+    if go_on {
+        is_read(masks.finish())?;
+    }
     Ok(times)
+}
+
+/// Whether somebody reads what was written; whoever has gone away has had what it wanted.
+fn is_read(written: io::Result<()>) -> Result<bool> {
+    match written {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(Error::io("write to", Path::new(OUTPUT))(error)),
+    }
 }
