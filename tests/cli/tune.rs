@@ -97,9 +97,13 @@ fn what_a_table_says_of_other_convolutions_stays() {
     let file = place.at("table.json");
     let out = ["--quiet", "--out", file.to_str().unwrap()];
     said(&mut tune(&place, &out));
-    change(&file, |table| table["entries"] = serde_json::json!([entry_of_another()]));
+    change(&file, |table| {
+        table["entries"] = serde_json::json!([entry_of_another()]);
+        table["coronet"] = "0.0.1".into();
+    });
     said(&mut tune(&place, &out));
     let table: Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
+    assert_eq!(table["coronet"], env!("CARGO_PKG_VERSION"), "the version that measured last");
     let sources: Vec<&Value> =
         table["entries"].as_array().unwrap().iter().map(|entry| &entry["key"]["source"]).collect();
     assert_eq!(sources[0], &serde_json::json!([7, 7, 7]));
