@@ -92,9 +92,20 @@ impl Report {
         self.findings.iter().filter(|finding| !finding.passed()).count()
     }
 
-    /// The command that runs one check again, alone.
+    /// The command that runs one check again, alone, for a shell.
     fn again(&self, check: &Check) -> String {
-        format!("coronet verify {} --seed {} --op '{check}'", self.options.words().join(" "), self.seed)
+        let options: Vec<String> = self.options.words().iter().map(|word| quoted(word)).collect();
+        format!("coronet verify {} --seed {} --op {}", options.join(" "), self.seed, quoted(&check.to_string()))
+    }
+}
+
+/// A word as a shell takes it.
+fn quoted(word: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "_./:=-".contains(c);
+    if !word.is_empty() && word.chars().all(is_plain) {
+        word.to_owned()
+    } else {
+        format!("'{}'", word.replace('\'', r"'\''"))
     }
 }
 

@@ -159,6 +159,26 @@ fn what_failed_is_printed_as_the_command_that_runs_it_alone() {
 }
 
 #[test]
+fn the_command_is_what_a_shell_takes_apart_as_it_was_given() {
+    for (word, expected) in [
+        ("--device", "--device"),
+        ("tables/h100_80gb.json", "tables/h100_80gb.json"),
+        ("cuda:1", "cuda:1"),
+        ("", "''"),
+        ("my tables", "'my tables'"),
+        ("$(x)*", "'$(x)*'"),
+        ("~/é", "'~/é'"),
+        ("it's", r"'it'\''s'"),
+    ] {
+        assert_eq!(quoted(word), expected);
+    }
+    let (text, done) = verified_with(|x| *x += 1.0, &["--op", EXACT, "--tuning", "my tables/it's.json"]);
+    done.unwrap_err();
+    let command = r"coronet verify --device cpu --tuning 'my tables/it'\''s.json' --seed 1 --op 'Add of maps 2x5x7x3 ";
+    assert!(text.contains(command), "{text}");
+}
+
+#[test]
 fn reports_hold_the_failures_with_their_reasons() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("junit.xml");
