@@ -5,7 +5,7 @@ use coronet::device::{Device, Precision};
 use coronet::graph::{Graph, Shape, Tensor, ValueId};
 use coronet::ops::{Case, Conv, Data, MaxPool, Normalise, Op, all_cases, bilinear_taps};
 use coronet::program::{Placement, Program};
-use coronet::verify::{Check, layer_cases, relative_l2, verify, verify_rounded};
+use coronet::verify::{Check, Measure, layer_cases, relative_l2, verify, verify_rounded};
 use std::collections::BTreeSet;
 
 #[test]
@@ -257,6 +257,30 @@ fn convolutions_of_bfloat16_agree_with_the_reference_whatever_the_padding_and_th
                 let verdict = verify_rounded(&case, Precision::BFloat16, &device, 1).unwrap();
                 assert!(verdict.passed(), "{}: {case}: error {}", set.name(), verdict.error);
             }
+        }
+    }
+}
+
+#[test]
+fn a_verdict_says_what_its_error_counts_though_the_device_has_a_say_in_it() {
+    let device = CpuDevice::new(Some(2)).unwrap().with_bfloat(BfloatSet::Portable).unwrap();
+    // In float32 and in bfloat16. From 16 channels on tiles of 4x4 results lose digits of whole numbers, too, and products are
+    // of bfloat16 where they are to be; of fewer channels they are not.
+    for (channels, data, measures) in [
+        (16, Data::Integers, [Measure::RelativeL2, Measure::Exact]),
+        (16, Data::Normal(0.0), [Measure::RelativeL2, Measure::Share]),
+        (5, Data::Integers, [Measure::Exact; 2]),
+        (5, Data::Normal(0.0), [Measure::RelativeL2; 2]),
+    ] {
+        let filter = Shape::Filter { outputs: 24, inputs: channels, height: 3, width: 3 };
+        let conv = Conv { stride: 1, padding: 2, dilation: 1 };
+        let case = Case::new(conv, &[Shape::maps(2, channels, 13, 14), filter], data);
+        let in_float32 = verify(&case, &device, 1).unwrap();
+        let in_bfloat16 = verify_rounded(&case, Precision::BFloat16, &device, 1).unwrap();
+        for (verdict, measure) in [in_float32, in_bfloat16].into_iter().zip(measures) {
+            assert!(verdict.passed(), "{case}: {} of {}", verdict.error, verdict.bound);
+            assert_eq!(verdict.measure, measure, "{case}");
+            assert_eq!(verdict.bound == 0.0, measure == Measure::Exact, "{case}");
         }
     }
 }

@@ -125,8 +125,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     if arguments.reads_a_stream() {
         return stream::run(arguments);
     }
-    listen_for_ctrl_c();
-    run_with(arguments, coronet::media::open, open_network, &mut io::stdout().lock())
+    run_with(arguments, &coronet::media::open, &listen_for_ctrl_c, open_network, &mut io::stdout().lock())
 }
 
 /// Opens the network that the arguments name, or the embedded one.
@@ -144,13 +143,21 @@ fn open_network(arguments: &Arguments) -> Result<Box<dyn WindowNetwork>> {
     Ok(Box::new(network.with_origin(path.map_or(EMBEDDED_ORIGIN.into(), Path::to_string_lossy))))
 }
 
-type OpenClip = fn(&Path) -> Result<Box<dyn ClipReader>>;
+type OpenClip<'a> = &'a dyn Fn(&Path) -> Result<Box<dyn ClipReader>>;
 type OpenNetwork = fn(&Arguments) -> Result<Box<dyn WindowNetwork>>;
 
-fn run_with(arguments: &Arguments, open_clip: OpenClip, open_network: OpenNetwork, out: &mut dyn Write) -> Result<()> {
+fn run_with(
+    arguments: &Arguments,
+    open_clip: OpenClip<'_>,
+    listen: &dyn Fn(),
+    open_network: OpenNetwork,
+    out: &mut dyn Write,
+) -> Result<()> {
     let Arguments { input, frames, .. } = arguments;
     // What is cheap to find wrong comes first.
     let mut reader = open_clip(input)?;
+    // Not before: to count its frames a video is decoded, which nobody asks to stop, and there is nothing to clear away yet.
+    listen();
     if let Some(frames) = frames {
         frames.within(reader.info().frames)?;
     }
@@ -231,6 +238,7 @@ mod tests {
     use super::*;
     use clap::Parser;
     use coronet::media::{ClipInfo, ClipKind, Colour, Frame, Size};
+    use std::cell::RefCell;
 
     const SIZE: Size = Size { width: 8, height: 4 };
 
@@ -296,7 +304,7 @@ mod tests {
         let start = ["segment", "clip", "--weights", "w", "--size", "32", "--out", out.to_str().unwrap()];
         let Line { arguments } = Line::parse_from(start.iter().chain(extra));
         let mut text = Vec::new();
-        let done = run_with(&arguments, five_frames, all_vessel, &mut text);
+        let done = run_with(&arguments, &five_frames, &|| (), all_vessel, &mut text);
         (String::from_utf8(text).unwrap(), done)
     }
 
@@ -330,6 +338,26 @@ mod tests {
         let (text, done) = printed(out.path(), &["--quiet", "--overwrite"]);
         done.unwrap();
         assert_eq!(text, "");
+    }
+
+    #[test]
+    fn ctrl_c_just_ends_the_process_until_there_is_something_to_clear_away() {
+        let place = tempfile::tempdir().unwrap();
+        let out = place.path().join("out");
+        let start = ["segment", "clip", "--weights", "w", "--size", "32", "--quiet", "--out", out.to_str().unwrap()];
+        let Line { arguments } = Line::parse_from(start);
+        let done = RefCell::new(Vec::new());
+        let open = |path: &Path| {
+            done.borrow_mut().push("opens the clip");
+            five_frames(path)
+        };
+        let listen = || {
+            assert!(!out.exists(), "nothing is written before");
+            done.borrow_mut().push("listens");
+        };
+        run_with(&arguments, &open, &listen, all_vessel, &mut Vec::new()).unwrap();
+        assert_eq!(*done.borrow(), ["opens the clip", "listens"]);
+        assert!(out.exists());
     }
 
     #[test]

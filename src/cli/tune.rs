@@ -95,7 +95,7 @@ mod gpu {
         listen_for_ctrl_c();
         let tuned = measured(gpu, config, side, runs, quiet)?;
         let head = format!("{config}, {side}x{side}, on {}", device.describe());
-        let (path, kept) = place.complete(&tuned.convolutions)?;
+        let (path, kept) = place.complete(&tuned.convolutions, gpu)?;
         let text = format!("{head}\n{}\n{} in {}", table(&tuned), count(kept, "way"), path.display());
         print(&mut io::stdout().lock(), &text)
     }
@@ -136,11 +136,12 @@ mod gpu {
         gpu.tune(runs, &mut load, &mut go_on)
     }
 
-    /// Where the table goes, with what is there already.
+    /// Where the table goes.
     struct Place {
         path: PathBuf,
+        /// By the user.
+        is_named: bool,
         file: NewFile,
-        ways: Ways,
     }
 
     impl Place {
@@ -150,42 +151,44 @@ mod gpu {
             let path = named.map(Path::to_path_buf).or_else(|| default_file(gpu)).ok_or_else(|| {
                 Error::Request("neither CORONET_TUNING nor HOME says where tables are; choose a file by --out".into())
             })?;
-            let say = |text: String| {
-                if !quiet {
-                    note(&format!("coronet: {text}; it is made anew"));
-                }
-            };
-            let ways = match Ways::read(&path).and_then(|ways| ways.check_device(gpu).map(|()| ways)) {
-                Ok(ways) if ways.are_of_this_build() => ways,
-                Ok(_) => {
-                    say(format!("{} was measured with other kernels", path.display()));
-                    Ways::none_of(gpu)
-                }
-                Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ways::none_of(gpu),
-                Err(error) if named.is_some() => return Err(error),
-                Err(error) => {
-                    say(error.to_string());
-                    Ways::none_of(gpu)
-                }
-            };
+            kept(&path, named.is_some(), gpu, quiet)?;
             if let Some(folder) = path.parent().filter(|_| named.is_none()) {
                 fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
             }
-            Ok(Place { file: NewFile::create(&path)?, path, ways })
+            Ok(Place { file: NewFile::create(&path)?, path, is_named: named.is_some() })
         }
 
         /// Writes the table with what was found; where, and how many ways it has.
-        fn complete(mut self, tuned: &[TunedConvolution]) -> Result<(PathBuf, usize)> {
+        fn complete(self, tuned: &[TunedConvolution], gpu: &CudaDevice) -> Result<(PathBuf, usize)> {
+            // Not what was there before: another process may have written meanwhile what it has found.
+            let mut ways = kept(&self.path, self.is_named, gpu, true)?;
             for TunedConvolution { key, rule, best, .. } in tuned {
                 if best.way == rule.way {
-                    self.ways.remove(key);
+                    ways.remove(key);
                 } else {
-                    self.ways.set(*key, *best, *rule);
+                    ways.set(*key, *best, *rule);
                 }
             }
-            self.ways.write(self.file)?;
-            Ok((self.path, self.ways.len()))
+            ways.write(self.file)?;
+            Ok((self.path, ways.len()))
         }
+    }
+
+    /// What the table says already and goes on saying; unless `quiet`, why that is nothing.
+    fn kept(path: &Path, is_named: bool, gpu: &CudaDevice, quiet: bool) -> Result<Ways> {
+        let say = |text: String| {
+            if !quiet {
+                note(&format!("coronet: {text}; it is made anew"));
+            }
+        };
+        match Ways::read(path).and_then(|ways| ways.check_device(gpu).map(|()| ways)) {
+            Ok(ways) if ways.are_of_this_build() => return Ok(ways),
+            Ok(_) => say(format!("{} was measured with other kernels", path.display())),
+            Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
+            Err(error) if is_named => return Err(error),
+            Err(error) => say(error.to_string()),
+        }
+        Ok(Ways::none_of(gpu))
     }
 
     /// A row for each convolution, the slowest first, a line of them all, and one of the whole network.

@@ -10,7 +10,7 @@ use super::{count, print};
 use clap::{Args, ValueHint};
 use coronet::device::Device;
 use coronet::new_file::NewFile;
-use coronet::verify::{Check, Finding, Verdict, verify_all};
+use coronet::verify::{Check, Finding, Measure, Verdict, verify_all};
 use coronet::{Error, Result};
 use regex::Regex;
 use std::io::{self, Write};
@@ -92,21 +92,35 @@ impl Report {
         self.findings.iter().filter(|finding| !finding.passed()).count()
     }
 
-    /// The command that runs one check again, alone.
+    /// The command that runs one check again, alone, for a shell.
     fn again(&self, check: &Check) -> String {
-        format!("coronet verify {} --seed {} --op '{check}'", self.options.words().join(" "), self.seed)
+        let options: Vec<String> = self.options.words().iter().map(|word| quoted(word)).collect();
+        format!("coronet verify {} --seed {} --op {}", options.join(" "), self.seed, quoted(&check.to_string()))
+    }
+}
+
+/// A word as a shell takes it.
+fn quoted(word: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "_./:=-".contains(c);
+    if !word.is_empty() && word.chars().all(is_plain) {
+        word.to_owned()
+    } else {
+        format!("'{}'", word.replace('\'', r"'\''"))
     }
 }
 
 /// What is wrong in one sentence, or `None` where nothing is.
 fn problem(finding: &Finding) -> Option<String> {
-    let measure = finding.check.measure();
-    match &finding.verdict {
-        Ok(verdict) if verdict.passed() => None,
-        Ok(Verdict { error, bound: 0.0, .. }) => Some(format!("{measure}: {error}")),
-        Ok(Verdict { error, bound, .. }) => Some(format!("{measure}: {error:.3e}, at most {bound:e} is allowed")),
-        Err(error) => Some(error.to_string()),
-    }
+    let Verdict { measure, error, bound, .. } = match &finding.verdict {
+        Ok(verdict) if verdict.passed() => return None,
+        Ok(verdict) => verdict,
+        Err(error) => return Some(error.to_string()),
+    };
+    let counted = measure.name();
+    Some(match measure {
+        Measure::Exact => format!("{counted}: {error}"),
+        Measure::RelativeL2 | Measure::Share => format!("{counted}: {error:.3e}, at most {bound:e} is allowed"),
+    })
 }
 
 /// Runs the verb.

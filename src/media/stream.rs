@@ -175,7 +175,7 @@ fn is_rate(text: &str) -> bool {
 pub struct MaskStream<W> {
     output: W,
     is_y4m: bool,
-    /// Until the first mask.
+    /// Until the first mask or the end.
     header: Option<String>,
 }
 
@@ -185,14 +185,26 @@ impl<W: Write> MaskStream<W> {
     /// # Errors
     /// Whatever the stream reports.
     pub fn write(&mut self, mask: &Mask) -> io::Result<()> {
-        if let Some(header) = self.header.take() {
-            self.output.write_all(header.as_bytes())?;
-        }
+        self.write_header()?;
         if self.is_y4m {
             self.output.write_all(b"FRAME\n")?;
         }
         self.output.write_all(&mask.pixels)?;
         self.output.flush()
+    }
+
+    /// Ends the stream: one without masks is a stream, too.
+    ///
+    /// # Errors
+    /// Whatever the stream reports.
+    pub fn finish(mut self) -> io::Result<()> {
+        self.write_header()?;
+        self.output.flush()
+    }
+
+    /// Unless it is there already.
+    fn write_header(&mut self) -> io::Result<()> {
+        self.header.take().map_or(Ok(()), |header| self.output.write_all(header.as_bytes()))
     }
 }
 
@@ -277,6 +289,26 @@ mod tests {
             let mut again = y4m(&written).unwrap();
             assert_eq!(again.next_frame().unwrap().unwrap().samples(), [0, 255]);
         }
+    }
+
+    #[test]
+    fn the_end_of_a_stream_writes_the_header_that_no_mask_has_written() {
+        let size = Size { width: 2, height: 1 };
+        for masks_written in [0, 1] {
+            let mut written = Vec::new();
+            let mut masks = y4m(b"YUV4MPEG2 W2 H1 F15:1\n").unwrap().masks(&mut written);
+            for _ in 0..masks_written {
+                masks.write(&Mask { size, pixels: vec![0, 255] }).unwrap();
+            }
+            masks.finish().unwrap();
+            let mut again = y4m(&written).unwrap();
+            assert_eq!(again.size(), size);
+            assert_eq!(again.next_frame().unwrap().is_some(), masks_written == 1);
+            assert!(again.next_frame().unwrap().is_none());
+        }
+        let mut written = Vec::new();
+        FrameStream::raw(&b""[..], "a pipe", size).masks(&mut written).finish().unwrap();
+        assert!(written.is_empty());
     }
 
     #[test]

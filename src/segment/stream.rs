@@ -30,6 +30,7 @@ pub struct StreamSegmenter<'a> {
     delay: Delay,
     window: Window,
     arrived: usize,
+    /// Frames whose masks are out or have failed.
     done: usize,
     has_ended: bool,
     last_network_time: Duration,
@@ -69,7 +70,8 @@ impl<'a> StreamSegmenter<'a> {
         self
     }
 
-    /// Takes the next frame; gives the mask that can be told from then on, if there is one.
+    /// Takes the next frame; gives the mask that can be told from then on, if there is one. A frame whose mask fails has
+    /// none, and the next ones go on.
     ///
     /// # Errors
     /// [`Error::Request`] for a frame of another size, or after [`StreamSegmenter::finish`]; [`Error::Network`] when a
@@ -118,12 +120,13 @@ impl<'a> StreamSegmenter<'a> {
     }
 
     fn segment(&mut self, index: usize) -> Result<SegmentedFrame> {
+        // Even if it fails: frames that come later push those out that its window needs.
+        self.done = index + 1;
         let answer = answer(self.network, &self.window, &self.asked, index)?;
         self.last_network_time = answer.took;
         let frame = self.window.take_frame(index);
         let frame = frame.ok_or_else(|| Error::Internal(format!("frame {index} is not in its own window")))?;
         let (mask, probability) = answer.finished(&mut self.resize, &self.asked)?;
-        self.done = index + 1;
         Ok(SegmentedFrame { index, frame, probability, mask })
     }
 }

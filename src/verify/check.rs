@@ -4,7 +4,7 @@ use super::{Verdict, layer_cases, results, verify, verify_gradient, verify_round
 use crate::device::{Device, Precision};
 use crate::error::{Error, Result};
 use crate::graph::Tensor;
-use crate::ops::{Case, Data, Fit, Op, Then, all_cases};
+use crate::ops::{Case, Data, Op, Then, all_cases};
 use std::fmt;
 
 /// One thing to verify. Its text, as `Display` writes it, identifies it.
@@ -60,28 +60,13 @@ impl Check {
         }
     }
 
-    /// What a verdict's error counts.
-    pub fn measure(&self) -> &'static str {
-        match self {
-            _ if self.is_exact() => "wrong numbers",
-            Check::Results(_) => "relative L2 error",
-            Check::Rounded(..) | Check::GradientRule(_) => "share of the allowed deviation",
-        }
-    }
-
-    /// Whether every element must be right bit for bit.
-    pub fn is_exact(&self) -> bool {
-        let is_rule = matches!(self, Check::GradientRule(_));
-        !is_rule && self.case().fit == Fit::Exact
-    }
-
     /// What the device computes for it, compared with nothing; the verdict says only how long that took and who did it.
     /// Gradient rules compute nothing on a device.
     ///
     /// # Errors
     /// As [`Check::run`].
     pub fn results(&self, device: &dyn Device, seed: u64) -> Result<(Vec<Tensor>, Verdict)> {
-        let mut verdict = Verdict::within(0.0);
+        let mut verdict = Verdict::exact();
         let results = match self {
             Check::Results(case) => results(case, &case.draw(seed), device, &mut verdict)?.0,
             Check::Rounded(case, precision) => {

@@ -16,10 +16,34 @@ use crate::ops::{Case, First, Fit, Normalise, Op, Then};
 use crate::program::{Placement, Program};
 use std::time::{Duration, Instant};
 
+/// What the error of a verdict counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Measure {
+    /// Numbers that are not right bit for bit.
+    Exact,
+    /// The relative L2 error.
+    RelativeL2,
+    /// The deviation as a share of what is allowed.
+    Share,
+}
+
+impl Measure {
+    /// The name people use.
+    pub fn name(self) -> &'static str {
+        match self {
+            Measure::Exact => "wrong numbers",
+            Measure::RelativeL2 => "relative L2 error",
+            Measure::Share => "share of the allowed deviation",
+        }
+    }
+}
+
 /// How a case went.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Verdict {
-    /// The largest error among the results; [`Check::measure`] says what it counts.
+    /// What `error` and `bound` count, which the device's algorithm has a say in.
+    pub measure: Measure,
+    /// The largest error among the results.
     pub error: f64,
     /// What the error may be at most.
     pub bound: f64,
@@ -30,9 +54,14 @@ pub struct Verdict {
 }
 
 impl Verdict {
-    /// Without error so far.
-    fn within(bound: f64) -> Verdict {
-        Verdict { error: 0.0, bound, time: Duration::ZERO, kernels: Vec::new() }
+    /// Without error so far, and none is allowed.
+    fn exact() -> Verdict {
+        Verdict { measure: Measure::Exact, error: 0.0, bound: 0.0, time: Duration::ZERO, kernels: Vec::new() }
+    }
+
+    /// Without error so far; all of what is allowed may be used.
+    fn share() -> Verdict {
+        Verdict { measure: Measure::Share, bound: 1.0, ..Verdict::exact() }
     }
 
     /// Whether the error is within its bound; NaN is not.
@@ -62,7 +91,7 @@ pub fn relative_l2(got: &[f32], expected: &[f64]) -> f64 {
 /// When the operator refuses the case's shapes, or the device fails.
 pub fn verify(case: &Case, device: &dyn Device, seed: u64) -> Result<Verdict> {
     let data = case.draw(seed);
-    let mut verdict = Verdict::within(0.0);
+    let mut verdict = Verdict::exact();
     let (results, kept) = results(case, &data, device, &mut verdict)?;
     let fit = match (case.fit, kept.error_bound) {
         (fit, None) => fit,
@@ -70,7 +99,7 @@ pub fn verify(case: &Case, device: &dyn Device, seed: u64) -> Result<Verdict> {
         (Fit::Relative(others), Some(bound)) => Fit::Relative(others.max(bound)),
     };
     if let Fit::Relative(bound) = fit {
-        verdict.bound = bound;
+        (verdict.measure, verdict.bound) = (Measure::RelativeL2, bound);
     }
     let wide: Vec<Tensor<f64>> = data.iter().map(Tensor::to_f64).collect();
     let expected = case.reference(&wide.iter().collect::<Vec<_>>());
@@ -101,7 +130,7 @@ pub fn verify_rounded(case: &Case, precision: Precision, device: &dyn Device, se
 fn compare_rounded(case: &Case, precision: Precision, device: &dyn Device, seed: u64) -> Result<Verdict> {
     let data = case.draw(seed);
     let exact = case.fit == Fit::Exact;
-    let mut verdict = Verdict::within(if exact { 0.0 } else { 1.0 });
+    let mut verdict = if exact { Verdict::exact() } else { Verdict::share() };
     let (results, kept) = results(case, &data, device, &mut verdict)?;
     if kept.products == Some(Precision::Float32) {
         // Nothing is rounded, so it must be as exact as ever.
@@ -264,7 +293,7 @@ pub fn verify_gradient(case: &Case, seed: u64) -> Result<Verdict> {
     };
     let dot = |a: &Tensor<f64>, b: &Tensor<f64>| a.data().iter().zip(b.data()).map(|(a, b)| a * b).sum::<f64>();
     let values = graph.evaluate(&given(None))?;
-    let mut verdict = Verdict::within(1.0);
+    let mut verdict = Verdict::share();
     for (id, gradient) in differentiable.iter().zip(&gradients) {
         let index = id.index();
         let direction = Tensor::from_fn(data[index].shape(), |_| random.normal());
@@ -296,7 +325,7 @@ mod tests {
 
     #[test]
     fn a_nan_is_never_forgotten_and_never_passes() {
-        let mut verdict = Verdict::within(1.0);
+        let mut verdict = Verdict::share();
         verdict.note(0.5);
         assert!(verdict.passed());
         verdict.note(f64::NAN);

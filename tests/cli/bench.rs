@@ -1,9 +1,11 @@
 //! `coronet bench`: what it measures on every device of this build, and when it fails.
 
-use super::place::{CORONET, sentence};
+use super::place::{CORONET, Place, sentence, tree};
 use assert_cmd::Command;
 use serde_json::Value;
 use std::path::Path;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
 
 fn bench(options: &[&str]) -> Command {
     let mut command = Command::new(CORONET);
@@ -101,4 +103,31 @@ fn a_limit_that_is_missed_and_what_cannot_be_measured_is_one_sentence() {
     refused(&["--assert-p99", "NaN"], 2);
     refused(&["--compare", "a.json"], 2);
     refused(&["--compare", "a.json", "b.json", "--assert-p99", "1"], 2);
+}
+
+#[test]
+fn ctrl_c_while_processes_are_started_is_no_failure_of_theirs() {
+    let place = Place::new();
+    let mut command = std::process::Command::new(CORONET);
+    command.env_remove("RUST_BACKTRACE").env("TMPDIR", place.path());
+    command.args(["bench", "--quiet", "--width", "4", "--n", "1", "--size", "96", "--device", "cpu"]);
+    command.args(["--cold-starts", "100000"]).stdout(Stdio::piped()).stderr(Stdio::piped());
+    // As a terminal has it: Ctrl-C goes to all processes of the group.
+    let child = std::os::unix::process::CommandExt::process_group(&mut command, 0).spawn().unwrap();
+    let begun = Instant::now();
+    let has_weights = |entry: std::fs::DirEntry| entry.path().join("weights.safetensors").exists();
+    while !std::fs::read_dir(place.path()).unwrap().flatten().any(has_weights) {
+        assert!(begun.elapsed() < Duration::from_secs(60), "no weights after a minute");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    // By then such processes run, nearly all of the time.
+    std::thread::sleep(Duration::from_millis(300));
+    let group = format!("-{}", child.id());
+    assert!(std::process::Command::new("kill").args(["-INT", "--", &group]).status().unwrap().success());
+    let output = child.wait_with_output().unwrap();
+    let err = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(130), "{err}");
+    assert!(output.stdout.is_empty());
+    assert_eq!(sentence(&err), "stopped before the end; nothing was written");
+    assert!(tree(place.path()).is_empty());
 }

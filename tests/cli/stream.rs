@@ -4,6 +4,7 @@ use super::clips::{self, SIZE, frames};
 use super::place::{CORONET, Place, results, sentence, within};
 use std::io::{Read, Write};
 use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
 
 /// The verb with small weights on the CPU.
 fn segment(place: &Place, neighbours: usize, options: &[&str]) -> Command {
@@ -64,10 +65,13 @@ fn masks_of_raw_frames_and_of_y4m_are_those_of_the_clip() {
 }
 
 #[test]
-fn an_empty_raw_stream_has_no_masks() {
+fn an_empty_raw_stream_has_no_masks_and_one_of_y4m_without_frames_is_one_without_masks() {
     let place = Place::new();
     let output = fed(segment(&place, 1, &RAW), Vec::new());
     assert!(output.status.success() && output.stdout.is_empty());
+    let output = fed(segment(&place, 1, &["--quiet"]), b"YUV4MPEG2 W64 H48 F15:2 Cmono\n".to_vec());
+    assert!(output.status.success() && output.stderr.is_empty());
+    assert_eq!(output.stdout, b"YUV4MPEG2 W64 H48 F15:2 Ip A1:1 Cmono XCOLORRANGE=FULL\n");
 }
 
 fn mask(child: &mut Child) -> Vec<u8> {
@@ -135,6 +139,53 @@ fn a_reader_that_goes_away_ends_it_without_a_word() {
         child.wait_with_output().unwrap()
     };
     assert!(output.status.success() && output.stderr.is_empty());
+}
+
+/// Sends Ctrl-C to a process that listens to it, and waits until it has surely taken notice.
+fn press_ctrl_c(child: &Child) {
+    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    std::thread::sleep(Duration::from_millis(500));
+}
+
+fn assert_stopped_after(output: &Output, masks: &str) {
+    let err = std::str::from_utf8(&output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(130), "{err}");
+    assert_eq!(sentence(err), format!("stopped before the end; {masks} complete, nothing was half-written"));
+}
+
+#[test]
+fn ctrl_c_that_ends_the_one_that_gives_the_frames_ends_with_130() {
+    let place = Place::new();
+    for rest in [0, 7] {
+        let mut child = segment(&place, 0, &RAW).spawn().unwrap();
+        child.stdin.as_mut().unwrap().write_all(&raw(2)[..SIZE.area() + rest]).unwrap();
+        mask(&mut child);
+        press_ctrl_c(&child);
+        // Now the stream ends, between frames and within one.
+        drop(child.stdin.take());
+        let output = child.wait_with_output().unwrap();
+        assert!(output.stdout.is_empty());
+        assert_stopped_after(&output, "1 mask");
+    }
+}
+
+#[test]
+fn ctrl_c_is_heard_while_the_last_masks_are_made() {
+    let place = Place::new();
+    // Larger than what a pipe holds, so that each mask waits until it is read.
+    let area = 1024 * 512;
+    let mut child = segment(&place, 2, &["--raw", "1024x512"]).spawn().unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    stdin.write_all(&vec![90u8; 3 * area]).unwrap();
+    let mut read = |bytes: usize| child.stdout.as_mut().unwrap().read_exact(&mut vec![0u8; bytes]).unwrap();
+    read(area);
+    drop(stdin);
+    // The second of three is on its way.
+    read(1);
+    press_ctrl_c(&child);
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.stdout.len(), area - 1);
+    assert_stopped_after(&output, "2 masks");
 }
 
 #[test]

@@ -6,6 +6,8 @@ use assert_cmd::Command;
 use serde_json::Value;
 use std::fs;
 use std::path::Path;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
 
 /// A command that finds tables in `place` only.
 fn coronet(place: &Place, arguments: &[&str]) -> Command {
@@ -78,6 +80,17 @@ fn the_table_that_is_measured_is_the_one_that_other_verbs_use() {
     assert!(said(&mut verify(&place, &["--quiet"])).1.is_empty());
 }
 
+/// The entry of a convolution that the small network has not.
+fn entry_of_another() -> Value {
+    let measured = |way: &str, us: f64| serde_json::json!({ "way": way, "microseconds": us });
+    let key = serde_json::json!({
+        "direction": "forward", "precision": "float16", "batch": 1, "source": [7, 7, 7], "result": [7, 7, 7],
+        "kernel": [3, 3], "stride": 1, "padding": 1, "dilation": 1, "norm": false, "residual": false, "relu": false,
+        "sigmoid": false, "statistics": false
+    });
+    serde_json::json!({ "key": key, "best": measured("tile 64x64", 1.0), "rule": measured("tile 64x32", 2.0) })
+}
+
 #[test]
 fn what_a_table_says_of_other_convolutions_stays() {
     let place = Place::new();
@@ -85,23 +98,44 @@ fn what_a_table_says_of_other_convolutions_stays() {
     let out = ["--quiet", "--out", file.to_str().unwrap()];
     said(&mut tune(&place, &out));
     change(&file, |table| {
-        let measured = |way: &str, us: f64| serde_json::json!({ "way": way, "microseconds": us });
-        let key = serde_json::json!({
-            "direction": "forward", "precision": "float16", "batch": 1, "source": [7, 7, 7], "result": [7, 7, 7],
-            "kernel": [3, 3], "stride": 1, "padding": 1, "dilation": 1, "norm": false, "residual": false, "relu": false,
-            "sigmoid": false, "statistics": false
-        });
-        let entry =
-            serde_json::json!({ "key": key, "best": measured("tile 64x64", 1.0), "rule": measured("tile 64x32", 2.0) });
-        table["entries"] = serde_json::json!([entry]);
+        table["entries"] = serde_json::json!([entry_of_another()]);
+        table["coronet"] = "0.0.1".into();
     });
     said(&mut tune(&place, &out));
     let table: Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
+    assert_eq!(table["coronet"], env!("CARGO_PKG_VERSION"), "the version that measured last");
     let sources: Vec<&Value> =
         table["entries"].as_array().unwrap().iter().map(|entry| &entry["key"]["source"]).collect();
     assert_eq!(sources[0], &serde_json::json!([7, 7, 7]));
     // Nothing was written where tables are by default.
     assert!(!place.at("tables").exists());
+}
+
+#[test]
+fn what_another_process_writes_meanwhile_stays() {
+    let place = Place::new();
+    let [folder, other] = ["tables", "other.json"].map(|name| place.at(name));
+    fs::create_dir(&folder).unwrap();
+    let file = folder.join("table.json");
+    let out = ["--quiet", "--out", file.to_str().unwrap()];
+    said(&mut tune(&place, &out));
+    change(&file, |table| table["entries"] = serde_json::json!([entry_of_another()]));
+    fs::rename(&file, &other).unwrap();
+
+    let mut command = std::process::Command::new(CORONET);
+    command.env_remove("RUST_BACKTRACE").args(["tune", "--device", "emulated"]).args(SMALL).args(out);
+    let mut child = command.stdout(Stdio::null()).spawn().unwrap();
+    // The hidden file is made after the table has been looked for.
+    let begun = Instant::now();
+    while fs::read_dir(&folder).unwrap().next().is_none() {
+        assert!(begun.elapsed() < Duration::from_secs(60), "nothing after a minute");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    fs::rename(&other, &file).unwrap();
+    assert!(child.wait().unwrap().success());
+    let table: Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
+    let entries = table["entries"].as_array().unwrap();
+    assert!(entries.iter().any(|entry| entry["key"]["source"] == serde_json::json!([7, 7, 7])), "{table}");
 }
 
 #[test]

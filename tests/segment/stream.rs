@@ -94,3 +94,44 @@ fn numbers_that_are_none_are_an_error_with_the_frame() {
     let problem = segmenter.push(frame(1)).unwrap_err().to_string();
     assert!(problem.starts_with("the network produced NaN in frame 1 at column "), "{problem}");
 }
+
+#[test]
+fn a_frame_whose_mask_fails_has_none_and_the_next_ones_go_on() {
+    for delay in [Delay::Neighbours, Delay::None] {
+        let waiting = usize::from(delay == Delay::Neighbours);
+        let mut network = Network { poison: Some((1, f32::NAN)), ..Network::with(1) };
+        let mut segmenter = StreamSegmenter::new(&mut network, SIZE, post(), delay).unwrap();
+        // The pretended network knows a frame by its grey: it fails for each of these, more of them than a window holds.
+        let frame = |grey: u8| Frame::new(SIZE, Colour::Grey, vec![grey; SIZE.area()]).unwrap();
+        let failed = |problem: coronet::Error, index: usize| {
+            let start = format!("the network produced NaN in frame {index} at column ");
+            assert!(problem.to_string().starts_with(&start), "{delay:?}: {problem}");
+        };
+        for arrived in 0..6 {
+            match segmenter.push(frame(1)) {
+                Ok(masks) => assert!(masks.is_none() && arrived < waiting, "{delay:?}: frame {arrived}"),
+                Err(problem) => failed(problem, arrived - waiting),
+            }
+        }
+        let segmented = match delay {
+            Delay::Neighbours => {
+                failed(segmenter.push(frame(2)).unwrap_err(), 5);
+                segmenter.finish().unwrap().unwrap()
+            }
+            Delay::None => segmenter.push(frame(2)).unwrap().unwrap(),
+        };
+        assert_eq!((segmented.index, marked(&segmented)), (6, vec![2]), "{delay:?}");
+        assert!(segmenter.finish().unwrap().is_none());
+    }
+    // Those that the end brings fail once, each.
+    let mut network = Network { poison: Some((1, f32::INFINITY)), ..Network::with(2) };
+    let mut segmenter = StreamSegmenter::new(&mut network, SIZE, post(), Delay::Neighbours).unwrap();
+    for _ in 0..9 {
+        let _ = segmenter.push(Frame::new(SIZE, Colour::Grey, vec![1; SIZE.area()]).unwrap());
+    }
+    for index in [7, 8] {
+        let problem = segmenter.finish().unwrap_err().to_string();
+        assert!(problem.contains(&format!("infinity in frame {index} at column ")), "{problem}");
+    }
+    assert!(segmenter.finish().unwrap().is_none());
+}

@@ -209,7 +209,7 @@ impl Run {
         }
         match check.run(device, SEED) {
             Ok(verdict) if verdict.passed() => None,
-            Ok(verdict) => Some(format!("{} {} in {check}", verdict.error, check.measure())),
+            Ok(verdict) => Some(format!("{} {} in {check}", verdict.error, verdict.measure.name())),
             Err(error) => Some(error.to_string()),
         }
     }

@@ -7,7 +7,7 @@ use coronet::weights::Weights;
 use coronet::{Error, Result};
 use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 /// What the processes have shown.
@@ -62,7 +62,9 @@ pub fn measure(arguments: &Arguments, precision: Precision, weights: &Weights) -
         if super::interrupted() {
             return Err(Error::Interrupted);
         }
-        let (time, memory) = started(arguments, precision, &path)?;
+        // Ctrl-C ends such a process, too, which is then no failure.
+        let as_stopped = |error| if super::interrupted() { Error::Interrupted } else { error };
+        let (time, memory) = started(arguments, precision, &path).map_err(as_stopped)?;
         starts.times.push(time);
         starts.memory = memory;
     }
@@ -90,11 +92,27 @@ fn started(arguments: &Arguments, precision: Precision, weights: &Path) -> Resul
     }
     let time = begun.elapsed();
     let output = process.wait_with_output().map_err(|error| failed(&format!("was lost: {error}")))?;
+    if was_interrupted(output.status) {
+        return Err(Error::Interrupted);
+    }
     let Some(said) = line.trim().strip_prefix(FIRST_MASK).filter(|_| output.status.success()) else {
         let said = String::from_utf8_lossy(&output.stderr);
         return Err(failed(&format!("ended with {}: {}", output.status, said.trim())));
     };
     Ok((time, Memory::of_words(said)))
+}
+
+/// Whether Ctrl-C has ended the process, which may be seen before this one has taken notice of it.
+#[cfg(unix)]
+fn was_interrupted(status: ExitStatus) -> bool {
+    const SIGINT: i32 = 2;
+    std::os::unix::process::ExitStatusExt::signal(&status) == Some(SIGINT)
+}
+
+/// Elsewhere that is left to the one that waits.
+#[cfg(not(unix))]
+fn was_interrupted(_: ExitStatus) -> bool {
+    false
 }
 
 /// What such a process does, and says.

@@ -101,10 +101,11 @@ pub fn compared(a: &Path, b: &Path) -> Result<String> {
     Ok(text.trim_end().to_owned())
 }
 
-/// What times depend on and is not the same. When something was measured, and how busy the machine was, always differs.
+/// What times depend on and is not the same. When something was measured, how busy the machine was and what clock one of its
+/// cores had just then always differs.
 fn differing(a: &BTreeMap<String, Value>, b: &BTreeMap<String, Value>) -> Vec<(String, Value, Value)> {
     let names: std::collections::BTreeSet<&String> = a.keys().chain(b.keys()).collect();
-    let is_of_interest = |name: &&&String| !matches!(name.as_str(), "date" | "processor_mhz");
+    let is_of_interest = |name: &&&String| !matches!(name.as_str(), "date" | "load_average" | "processor_mhz");
     let value = |of: &BTreeMap<String, Value>, name: &String| of.get(name).cloned().unwrap_or(Value::Null);
     let pair = |name: &String| (name.clone(), value(a, name), value(b, name));
     names.iter().filter(is_of_interest).map(|name| pair(name)).filter(|(_, a, b)| a != b).collect()

@@ -53,30 +53,46 @@ fn segment<R: BufRead, W: Write>(
     let mut times = Vec::new();
     let mut give = |segmented: SegmentedFrame, time: Duration| -> Result<bool> {
         times.push(time);
-        match masks.write(&segmented.mask) {
-            Ok(()) => Ok(true),
-            // Whoever read the masks has had what it wanted.
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
-            Err(error) => Err(Error::io("write to", Path::new(OUTPUT))(error)),
-        }
+        is_read(masks.write(&segmented.mask))
     };
     let mut masks_given = 0;
+    let stopped_after = |masks: usize| Error::InterruptedAfter(count(masks, "mask"));
     let mut go_on = true;
     while go_on {
         if interrupted() {
-            return Err(Error::InterruptedAfter(count(masks_given, "mask")));
+            return Err(stopped_after(masks_given));
         }
-        let segmented = match frames.next_frame()? {
-            Some(frame) => segmenter.push(frame)?,
-            None => break,
+        let frame = match frames.next_frame() {
+            Ok(Some(frame)) => frame,
+            // Ctrl-C ends the one that gives the frames, too, at its end or in the middle of a frame.
+            _ if interrupted() => return Err(stopped_after(masks_given)),
+            Ok(None) => break,
+            Err(error) => return Err(error),
         };
-        if let Some(segmented) = segmented {
+        if let Some(segmented) = segmenter.push(frame)? {
             go_on = give(segmented, segmenter.network_time())?;
             masks_given += 1;
         }
     }
-    while go_on && let Some(segmented) = segmenter.finish()? {
+    while go_on {
+        if interrupted() {
+            return Err(stopped_after(masks_given));
+        }
+        let Some(segmented) = segmenter.finish()? else { break };
         go_on = give(segmented, segmenter.network_time())?;
+        masks_given += 1;
+    }
+    if go_on {
+        is_read(masks.finish())?;
     }
     Ok(times)
+}
+
+/// Whether somebody reads what was written; whoever has gone away has had what it wanted.
+fn is_read(written: io::Result<()>) -> Result<bool> {
+    match written {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(Error::io("write to", Path::new(OUTPUT))(error)),
+    }
 }

@@ -39,8 +39,8 @@ struct Row {
     inputs: Vec<Input>,
     /// The kernels that computed it, in order; none on a CPU.
     kernels: Vec<&'static str>,
-    /// What `error` and `bound` count.
-    measure: &'static str,
+    /// What `error` and `bound` count; null where there are none.
+    measure: Option<&'static str>,
     error: Option<f64>,
     bound: Option<f64>,
     seconds: Option<f64>,
@@ -83,7 +83,7 @@ fn row(finding: &Finding) -> Row {
         precision: table::precision(check),
         inputs: case.inputs.iter().map(|&(shape, data)| input(shape, data)).collect(),
         kernels: verdict.map(|verdict| verdict.kernels.clone()).unwrap_or_default(),
-        measure: check.measure(),
+        measure: verdict.map(|verdict| verdict.measure.name()),
         error: verdict.map(|verdict| verdict.error),
         bound: verdict.map(|verdict| verdict.bound),
         seconds: verdict.map(|verdict| verdict.time.as_secs_f64()),

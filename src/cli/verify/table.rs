@@ -3,7 +3,7 @@
 use super::super::count;
 use super::{Report, problem};
 use coronet::device::Precision;
-use coronet::verify::{Check, Finding, Verdict};
+use coronet::verify::{Check, Finding, Measure, Verdict};
 use std::fmt::Write;
 
 /// A row for every check, then what failed, then the summary.
@@ -27,7 +27,7 @@ fn finding_row(finding: &Finding) -> String {
     let Finding { check, verdict } = finding;
     let passed = if finding.passed() { "ok" } else { "FAILED" };
     let [error, bound, time] = match verdict {
-        Ok(verdict) => numbers(check, verdict),
+        Ok(verdict) => numbers(verdict),
         Err(_) => ["-"; 3].map(String::from),
     };
     let kernels = verdict.as_ref().map_or(&[][..], |verdict| &verdict.kernels);
@@ -35,11 +35,13 @@ fn finding_row(finding: &Finding) -> String {
     row([passed, place(check), precision(check), &error, &bound, &time, &text])
 }
 
-fn numbers(check: &Check, verdict: &Verdict) -> [String; 3] {
+fn numbers(verdict: &Verdict) -> [String; 3] {
     let time = format!("{:.3} ms", verdict.time.as_secs_f64() * 1e3);
-    match check {
-        _ if check.is_exact() => [verdict.error.to_string(), "exact".into(), time],
-        _ => [format!("{:.1e}", verdict.error), format!("{:e}", verdict.bound), time],
+    match verdict.measure {
+        Measure::Exact => [verdict.error.to_string(), "exact".into(), time],
+        Measure::RelativeL2 | Measure::Share => {
+            [format!("{:.1e}", verdict.error), format!("{:.1e}", verdict.bound), time]
+        }
     }
 }
 

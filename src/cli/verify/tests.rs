@@ -5,6 +5,7 @@ use clap::Parser;
 use coronet::device::cpu::CpuDevice;
 use coronet::device::{Precision, Session};
 use coronet::graph::{Shape, ValueId};
+use coronet::ops::{Case, Conv, Data};
 use coronet::program::{Program, Step, Target};
 
 /// The CPU device, whose results have one number changed.
@@ -122,6 +123,29 @@ fn one_wrong_number_fails_and_a_nan_does_too() {
 }
 
 #[test]
+fn what_a_tolerance_has_judged_is_not_called_exact() {
+    // Whole numbers by tiles of 4x4 results, which may lose digits.
+    let filter = Shape::Filter { outputs: 24, inputs: 16, height: 3, width: 3 };
+    let conv = Conv { stride: 1, padding: 2, dilation: 1 };
+    let case = Case::new(conv, &[Shape::maps(2, 16, 13, 14), filter], Data::Integers);
+    let Line { arguments } = Line::parse_from(["verify", "--device", "cpu", "--quiet"]);
+    let report = verified(&arguments, &[Check::Results(case)], &CpuDevice::new(Some(1)).unwrap()).unwrap();
+    assert_eq!(report.failures(), 0);
+    let text = table::table(&report);
+    assert!(text.contains("\nok ") && !text.contains("exact"), "{text}");
+    let json: serde_json::Value = serde_json::from_str(&document::document(&report).unwrap()).unwrap();
+    assert_eq!(json["cases"][0]["measure"], "relative L2 error");
+    assert!(json["cases"][0]["bound"].as_f64().is_some_and(|bound| bound > 0.0), "{json}");
+    // The same verdict with a larger error.
+    let failed = |verdict: Verdict| Finding {
+        check: report.findings[0].check.clone(),
+        verdict: Ok(Verdict { error: 0.5, bound: 0.25, ..verdict }),
+    };
+    let verdict = report.findings[0].verdict.as_ref().unwrap().clone();
+    assert_eq!(problem(&failed(verdict)).unwrap(), "relative L2 error: 5.000e-1, at most 2.5e-1 is allowed");
+}
+
+#[test]
 fn what_failed_is_printed_as_the_command_that_runs_it_alone() {
     let (text, done) = verified_with(|x| *x += 1.0, &["--op", "^(Add|Relu) of", "--seed", "7"]);
     assert!(done.unwrap_err().to_string().ends_with(" failed"));
@@ -132,6 +156,26 @@ fn what_failed_is_printed_as_the_command_that_runs_it_alone() {
         let chosen = chosen(Some(&filter.parse().unwrap())).unwrap();
         assert_eq!(chosen.iter().map(Check::to_string).collect::<Vec<_>>(), [filter]);
     }
+}
+
+#[test]
+fn the_command_is_what_a_shell_takes_apart_as_it_was_given() {
+    for (word, expected) in [
+        ("--device", "--device"),
+        ("tables/h100_80gb.json", "tables/h100_80gb.json"),
+        ("cuda:1", "cuda:1"),
+        ("", "''"),
+        ("my tables", "'my tables'"),
+        ("$(x)*", "'$(x)*'"),
+        ("~/é", "'~/é'"),
+        ("it's", r"'it'\''s'"),
+    ] {
+        assert_eq!(quoted(word), expected);
+    }
+    let (text, done) = verified_with(|x| *x += 1.0, &["--op", EXACT, "--tuning", "my tables/it's.json"]);
+    done.unwrap_err();
+    let command = r"coronet verify --device cpu --tuning 'my tables/it'\''s.json' --seed 1 --op 'Add of maps 2x5x7x3 ";
+    assert!(text.contains(command), "{text}");
 }
 
 #[test]

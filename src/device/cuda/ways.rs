@@ -264,12 +264,13 @@ impl Ways {
         Ok(Ways { file: Some(file.to_path_buf()), ..ways })
     }
 
-    /// Writes them as a file that is there complete or not at all.
+    /// Writes them, as measured by this version, as a file that is there complete or not at all.
     ///
     /// # Errors
     /// [`Error::Io`]; an older file of that name is then still there.
     pub fn write(&self, file: NewFile) -> Result<()> {
-        let text = serde_json::to_string_pretty(self);
+        let by_this_version = Ways { coronet: env!("CARGO_PKG_VERSION").to_owned(), ..self.clone() };
+        let text = serde_json::to_string_pretty(&by_this_version);
         let text = text.map_err(|error| Error::Internal(format!("the table of ways is not JSON: {error}")))?;
         file.complete(format!("{text}\n").as_bytes())
     }
