@@ -33,6 +33,7 @@ impl Arena {
         let layout = Layout::from_size_align(bytes, align_of::<f32>()).map_err(|_| refused())?;
         // SAFETY: the layout has a size above 0.
         let allocation = NonNull::new(unsafe { std::alloc::alloc_zeroed(layout) }).ok_or_else(refused)?;
+        ask_for_huge_pages(allocation, bytes);
         let before_line = allocation.as_ptr().align_offset(LINE);
         // SAFETY: an allocation begins less than a line before the next line, and is a line longer than the numbers.
         let start = unsafe { allocation.add(before_line) }.cast();
@@ -45,6 +46,27 @@ impl Arena {
         // SAFETY: just checked to lie within the allocation.
         Region { start: unsafe { self.start.as_ptr().add(span.offset) }, len: span.len }
     }
+}
+
+/// Has the system map memory in pages of megabytes where it can: filters and maps are read through once a frame, and the
+/// processor would else look up where every fourth kilobyte lies. Some systems do so anyway, others for who asks.
+fn ask_for_huge_pages(start: NonNull<u8>, bytes: usize) {
+    #[cfg(target_os = "linux")]
+    {
+        // Of less, too little is in such pages.
+        const LEAST: usize = 8 << 20;
+        // As large as plain pages are anywhere; the system wants whole ones.
+        const PAGE: usize = 64 << 10;
+        if bytes < LEAST {
+            return;
+        }
+        let before = start.as_ptr().align_offset(PAGE);
+        let inside = bytes.saturating_sub(before) / PAGE * PAGE;
+        // SAFETY: within the allocation, which stays what it is; where the system refuses, pages are as they were.
+        unsafe { libc::madvise(start.as_ptr().wrapping_add(before).cast(), inside, libc::MADV_HUGEPAGE) };
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = (start, bytes);
 }
 
 impl Drop for Arena {
