@@ -198,7 +198,8 @@ impl BfloatKernels {
         unsafe {
             match self.set {
                 #[cfg(target_arch = "x86_64")]
-                BfloatSet::Amx | BfloatSet::Avx512 => avx512::pack(packing, from, to, pixels),
+                // Where tiles are emulated, there may be no vectors of bfloat16 either.
+                BfloatSet::Amx | BfloatSet::Avx512 if avx512::is_available() => avx512::pack(packing, from, to, pixels),
                 _ => portable::pack(packing, from, to, pixels),
             }
         }
