@@ -5,8 +5,9 @@
 
 use super::Size;
 use crate::error::{Error, Result};
-use fast_image_resize::images::{Image, ImageRef};
-use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
+use fast_image_resize::images::{TypedImage, TypedImageRef};
+use fast_image_resize::pixels::F32;
+use fast_image_resize::{FilterType, ResizeAlg, ResizeOptions, Resizer};
 
 /// Resizes planes from one size to another, keeping its working memory from call to call.
 pub struct BilinearResize {
@@ -62,16 +63,16 @@ impl BilinearResize {
             target.copy_from_slice(source);
             return Ok(());
         }
-        // `new` has checked that the sides fit 32 bits.
+        // `new` has checked that the sides fit 32 bits. Images that know their type of pixels: those that carry it as a
+        // value bring code for all thirteen, which was most of what the compiler had to do for this whole crate.
         let wrong = |e: &dyn std::fmt::Display| Error::Request(format!("cannot resize {from} to {to}: {e}"));
-        let bytes = bytemuck::cast_slice(source);
         let source =
-            ImageRef::new(from.width as u32, from.height as u32, bytes, PixelType::F32).map_err(|e| wrong(&e))?;
-        let bytes = bytemuck::cast_slice_mut(target);
-        let mut target =
-            Image::from_slice_u8(to.width as u32, to.height as u32, bytes, PixelType::F32).map_err(|e| wrong(&e))?;
+            TypedImageRef::<F32>::from_buffer(from.width as u32, from.height as u32, bytemuck::cast_slice(source));
+        let target =
+            TypedImage::<F32>::from_buffer(to.width as u32, to.height as u32, bytemuck::cast_slice_mut(target));
+        let (source, mut target) = (source.map_err(|e| wrong(&e))?, target.map_err(|e| wrong(&e))?);
         let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::Bilinear));
-        self.resizer.resize(&source, &mut target, &options).map_err(|e| wrong(&e))
+        self.resizer.resize_typed(&source, &mut target, &options).map_err(|e| wrong(&e))
     }
 }
 
