@@ -5,6 +5,7 @@
 use super::{Case, ChannelSum, Data, Operator, at, expect, expect_bias, expect_maps, maps_of};
 use crate::error::Result;
 use crate::graph::{Backward, Graph, Shape, Tensor, ValueId};
+use std::ops::Range;
 
 /// `(maps, filter[, bias]) -> maps`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -104,24 +105,18 @@ impl Operator for Conv {
         let Shape::Filter { outputs, height: kernel_height, width: kernel_width, .. } = w.shape() else {
             unreachable!("infer accepts filters only")
         };
-        let (batch, channels, height, width) = maps_of(x);
+        let (batch, _, height, width) = maps_of(x);
         let rows = self.output_size(height, kernel_height).unwrap_or(0);
         let columns = self.output_size(width, kernel_width).unwrap_or(0);
         let mut y = Tensor::filled(Shape::maps(batch, outputs, rows, columns), 0.0);
         if let Some(bias) = inputs.get(2) {
             add_bias(&mut y, bias);
         }
-        let shape = y.shape();
-        self.for_each_product(
-            (batch, outputs, channels),
-            (rows, columns),
-            (kernel_height, kernel_width),
-            (height, width),
-            |n, o, c, (i, j), (u, v), (yy, xx)| {
-                y.data_mut()[at(shape, n, o, i, j)] +=
-                    w.data()[at(w.shape(), o, c, u, v)] * x.data()[at(x.shape(), n, c, yy, xx)];
-            },
-        );
+        self.for_each_run(y.shape(), w.shape(), x.shape(), |made, weight, read| {
+            let weight = w.data()[weight];
+            let read = x.data()[read..].iter().step_by(self.stride);
+            y.data_mut()[made].iter_mut().zip(read).for_each(|(y, x)| *y += weight * x);
+        });
         vec![y]
     }
 
@@ -205,46 +200,46 @@ impl Operator for ConvFilterGrad {
 
     fn reference(&self, inputs: &[&Tensor<f64>]) -> Vec<Tensor<f64>> {
         let (x, dy) = (inputs[0], inputs[1]);
-        let ((batch, channels, height, width), (_, outputs, rows, columns)) = (maps_of(x), maps_of(dy));
-        let kernel = (self.kernel_height, self.kernel_width);
-        let shape = Shape::Filter { outputs, inputs: channels, height: kernel.0, width: kernel.1 };
-        let mut dw = Tensor::filled(shape, 0.0);
-        self.conv.for_each_product(
-            (batch, outputs, channels),
-            (rows, columns),
-            kernel,
-            (height, width),
-            |n, o, c, (i, j), (u, v), (yy, xx)| {
-                dw.data_mut()[at(shape, o, c, u, v)] +=
-                    dy.data()[at(dy.shape(), n, o, i, j)] * x.data()[at(x.shape(), n, c, yy, xx)];
-            },
-        );
+        let ((_, channels, ..), (_, outputs, ..)) = (maps_of(x), maps_of(dy));
+        let (height, width) = (self.kernel_height, self.kernel_width);
+        let mut dw = Tensor::filled(Shape::Filter { outputs, inputs: channels, height, width }, 0.0);
+        self.conv.for_each_run(dy.shape(), dw.shape(), x.shape(), |made, weight, read| {
+            let read = x.data()[read..].iter().step_by(self.conv.stride);
+            dw.data_mut()[weight] += dy.data()[made].iter().zip(read).map(|(dy, x)| dy * x).sum::<f64>();
+        });
         vec![dw]
     }
 }
 
 impl Conv {
-    /// Calls `product(n, o, c, output pixel, tap, input pixel)` for every product of the convolution's sum.
-    fn for_each_product(
+    /// Calls `visit(made, weight, read)` for runs of products of the convolution's sum, each product once: one weight with
+    /// neighbours in a row. `made` are their places in the output, `weight` that in the filter, `read` the first one's in the
+    /// input, with `stride` from one to the next.
+    fn for_each_run(
         &self,
-        (batch, outputs, channels): (usize, usize, usize),
-        (rows, columns): (usize, usize),
-        (kernel_height, kernel_width): (usize, usize),
-        (height, width): (usize, usize),
-        mut product: impl FnMut(usize, usize, usize, (usize, usize), (usize, usize), (usize, usize)),
+        output: Shape,
+        filter: Shape,
+        input: Shape,
+        mut visit: impl FnMut(Range<usize>, usize, usize),
     ) {
-        for n in 0..batch {
-            for o in 0..outputs {
-                for c in 0..channels {
-                    for (u, v) in (0..kernel_height).flat_map(|u| (0..kernel_width).map(move |v| (u, v))) {
-                        for i in 0..rows {
-                            let Some(y) = self.tap(i, u, height) else { continue };
-                            for j in 0..columns {
-                                let Some(x) = self.tap(j, v, width) else { continue };
-                                product(n, o, c, (i, j), (u, v), (y, x));
-                            }
-                        }
-                    }
+        let (
+            Shape::Maps { batch, channels: outputs, height: rows, width: columns },
+            Shape::Filter { inputs, height: kernel_height, width: kernel_width, .. },
+            Shape::Maps { height, width, .. },
+        ) = (output, filter, input)
+        else {
+            unreachable!("infer accepts maps and a filter only")
+        };
+        for (n, o, c) in (0..batch).flat_map(|n| (0..outputs).flat_map(move |o| (0..inputs).map(move |c| (n, o, c)))) {
+            for (u, v) in (0..kernel_height).flat_map(|u| (0..kernel_width).map(move |v| (u, v))) {
+                // A tap reads the input from one column to another, and zeros around it.
+                let is_inside = |j: &usize| self.tap(*j, v, width).is_some();
+                let ends = (0..columns).find(is_inside).zip((0..columns).rfind(is_inside));
+                let Some((first, last)) = ends else { continue };
+                for i in 0..rows {
+                    let (Some(y), Some(x)) = (self.tap(i, u, height), self.tap(first, v, width)) else { continue };
+                    let made = at(output, n, o, i, first)..at(output, n, o, i, last) + 1;
+                    visit(made, at(filter, o, c, u, v), at(input, n, c, y, x));
                 }
             }
         }
@@ -253,22 +248,14 @@ impl Conv {
 
 /// The convolution run backwards: spreads each number of `y` over the taps that made it.
 pub(super) fn spread(conv: &Conv, y: &Tensor<f64>, w: &Tensor<f64>, height: usize, width: usize) -> Tensor<f64> {
-    let Shape::Filter { inputs, height: kernel_height, width: kernel_width, .. } = w.shape() else {
-        unreachable!("infer accepts filters only")
-    };
-    let (batch, outputs, rows, columns) = maps_of(y);
-    let shape = Shape::maps(batch, inputs, height, width);
-    let mut x = Tensor::filled(shape, 0.0);
-    conv.for_each_product(
-        (batch, outputs, inputs),
-        (rows, columns),
-        (kernel_height, kernel_width),
-        (height, width),
-        |n, o, c, (i, j), (u, v), (yy, xx)| {
-            x.data_mut()[at(shape, n, c, yy, xx)] +=
-                w.data()[at(w.shape(), o, c, u, v)] * y.data()[at(y.shape(), n, o, i, j)];
-        },
-    );
+    let Shape::Filter { inputs, .. } = w.shape() else { unreachable!("infer accepts filters only") };
+    let (batch, ..) = maps_of(y);
+    let mut x = Tensor::filled(Shape::maps(batch, inputs, height, width), 0.0);
+    conv.for_each_run(y.shape(), w.shape(), x.shape(), |made, weight, read| {
+        let weight = w.data()[weight];
+        let read = x.data_mut()[read..].iter_mut().step_by(conv.stride);
+        y.data()[made].iter().zip(read).for_each(|(y, x)| *x += weight * y);
+    });
     x
 }
 
