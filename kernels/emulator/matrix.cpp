@@ -6,6 +6,22 @@
 #include <cstring>
 
 namespace emulator {
+
+// Before its users, which are to have it inline.
+float float16_number(uint16_t bits) {
+    uint32_t sign = uint32_t(bits & 0x8000u) << 16, magnitude = uint32_t(bits & 0x7fffu) << 13;
+    float number;
+    if (magnitude >= 0x0f800000u) {
+        magnitude |= sign | 0x7f800000u;  // infinity and NaN
+        memcpy(&number, &magnitude, 4);
+        return number;
+    }
+    // As float32 the bits mean 2^-112 of the number, subnormals included.
+    magnitude |= sign;
+    memcpy(&number, &magnitude, 4);
+    return number * 0x1p112f;
+}
+
 namespace {
 
 constexpr unsigned WHOLE_WARP = ~0u;
@@ -43,14 +59,14 @@ void load_all_transposed(void* const* lanes, unsigned) {
 
 /// What a lane brings to a product.
 struct Product {
-    Format format;
     unsigned rows, columns;
     float* sums;
     const uint32_t *a, *b;
 };
 
 /// The one or two numbers of a register, from `numbers` on.
-void unpack(Format format, uint32_t bits, float* numbers) {
+template <Format format>
+void unpack(uint32_t bits, float* numbers) {
     uint32_t low = bits << 16, high = bits & 0xffff0000u, exact = bits & 0xffffe000u;
     switch (format) {
         case Format::Float16:
@@ -65,29 +81,43 @@ void unpack(Format format, uint32_t bits, float* numbers) {
     }
 }
 
-/// Lays an operand out as [row][number along the sum] from the lanes' registers.
-void gather(const Product& first, void* const* lanes, bool is_a, unsigned extent, float (&to)[MOST][16]) {
-    unsigned in_register = first.format == Format::Tf32 ? 1 : 2;
+constexpr unsigned numbers_in_register(Format format) { return format == Format::Tf32 ? 1 : 2; }
+
+/// Calls `store(row, k, number)` for each number of an operand, `k` along the sum, from the lanes' registers.
+template <Format format, typename Store>
+void gather(void* const* lanes, bool is_a, unsigned extent, Store store) {
+    constexpr unsigned AT_ONCE = numbers_in_register(format);
     for (unsigned lane = 0; lane < WARP; lane++) {
         const auto* product = static_cast<const Product*>(lanes[lane]);
+        const uint32_t* registers = is_a ? product->a : product->b;
         for (unsigned tile = 0; tile < extent / 16; tile++) {
             for (unsigned r = 0; r < 4; r++) {
                 // a: rows g and g + 8, then the second half of the sum; b the other way round.
                 unsigned lower = is_a ? r % 2 : r / 2, later = is_a ? r / 2 : r % 2;
-                uint32_t bits = (is_a ? product->a : product->b)[4 * tile + r];
-                unpack(first.format, bits, &to[16 * tile + 8 * lower + lane / 4][in_register * (4 * later + lane % 4)]);
+                float numbers[2];
+                unpack<format>(registers[4 * tile + r], numbers);
+                for (unsigned i = 0; i < AT_ONCE; i++) {
+                    store(16 * tile + 8 * lower + lane / 4, AT_ONCE * (4 * later + lane % 4) + i, numbers[i]);
+                }
             }
         }
     }
 }
 
-/// The place of a lane's number `i` of the sums of the 16 x 8 tile (row, column).
-struct Place {
-    unsigned row, column;
-};
-Place place_of(unsigned lane, unsigned tile_row, unsigned tile_column, unsigned i) {
-    return {16 * tile_row + 8 * (i / 2) + lane / 4, 8 * tile_column + 2 * (lane % 4) + i % 2};
+/// Calls `move(mine, sums)` for what a lane has of a warp's sums: two neighbours in a row of a tile of 16 x 8, and two eight
+/// rows below, tile after tile.
+template <typename Move>
+void for_each_pair(unsigned lane, unsigned rows, unsigned columns, float* mine, float (*sums)[MOST], Move move) {
+    for (unsigned row = lane / 4; row < rows; row += 16) {
+        for (unsigned column = 2 * (lane % 4); column < columns; column += 8, mine += 4) {
+            move(mine, &sums[row][column]);
+            move(mine + 2, &sums[row + 8][column]);
+        }
+    }
 }
+
+void take_pair(float* mine, float* sums) { memcpy(sums, mine, 2 * sizeof *mine); }
+void give_pair(float* mine, float* sums) { memcpy(mine, sums, 2 * sizeof *mine); }
 
 /// Bits of float32 behind the first, and the one that tensor cores add.
 constexpr int KEPT = 23 + 1;
@@ -168,29 +198,21 @@ FOR_EACH_PROCESSOR void add_products_of_tf32(unsigned rows, unsigned columns, fl
     add_products<4, 8>(rows, columns, sums, a, b);
 }
 
+template <Format format>
 void multiply_all(void* const* lanes, unsigned) {
-    static thread_local float a[MOST][16], b[MOST][16], across[16][MOST], sums[MOST][MOST];
+    static thread_local float a[MOST][16], b[16][MOST], sums[MOST][MOST];
     const Product& first = *static_cast<const Product*>(lanes[0]);
-    unsigned depth = first.format == Format::Tf32 ? 8 : 16;
-    gather(first, lanes, true, first.rows, a);
-    gather(first, lanes, false, first.columns, b);
-    for (unsigned k = 0; k < depth; k++) {
-        for (unsigned j = 0; j < first.columns; j++) across[k][j] = b[j][k];
-    }
+    gather<format>(lanes, true, first.rows, [](unsigned row, unsigned k, float number) { a[row][k] = number; });
+    gather<format>(lanes, false, first.columns, [](unsigned row, unsigned k, float number) { b[k][row] = number; });
     auto for_each_sum = [&](auto move) {
         for (unsigned lane = 0; lane < WARP; lane++) {
-            float* mine = static_cast<const Product*>(lanes[lane])->sums;
-            for (unsigned n = 0; n < first.rows / 16 * (first.columns / 8) * 4; n++) {
-                unsigned tile = n / 4;
-                Place at = place_of(lane, tile / (first.columns / 8), tile % (first.columns / 8), n % 4);
-                move(mine[n], sums[at.row][at.column]);
-            }
+            for_each_pair(lane, first.rows, first.columns, static_cast<const Product*>(lanes[lane])->sums, sums, move);
         }
     };
-    for_each_sum([](float& mine, float& sum) { sum = mine; });
-    auto add = first.format == Format::Tf32 ? add_products_of_tf32 : add_products_of_halves;
-    add(first.rows, first.columns, sums, a, across);
-    for_each_sum([](float& mine, float& sum) { mine = sum; });
+    for_each_sum(take_pair);
+    auto add = format == Format::Tf32 ? add_products_of_tf32 : add_products_of_halves;
+    add(first.rows, first.columns, sums, a, b);
+    for_each_sum(give_pair);
 }
 
 }  // namespace
@@ -206,18 +228,22 @@ void load_matrices(uint32_t* registers, const void* row, bool transposed) {
 void mma_tile(Format format, unsigned rows, unsigned columns, float* sums, const uint32_t* a, const uint32_t* b) {
     Multiprocessor& current = Multiprocessor::current();
     if (rows > MOST || columns > MOST) current.fail("a warp's tile of %u x %u is larger than %u", rows, columns, MOST);
-    Product mine{format, rows, columns, sums, a, b};
-    current.collective("mma", WHOLE_WARP, &mine, multiply_all, __builtin_return_address(0));
+    Product mine{rows, columns, sums, a, b};
+    auto multiply = format == Format::Float16    ? multiply_all<Format::Float16>
+                    : format == Format::BFloat16 ? multiply_all<Format::BFloat16>
+                                                 : multiply_all<Format::Tf32>;
+    current.collective("mma", WHOLE_WARP, &mine, multiply, __builtin_return_address(0));
 }
 
 void multiply_shared(Format format, unsigned columns, const SharedMatrix& a, const SharedMatrix& b,
                      float* const (&sums)[WARP]) {
+    auto unpack_one = format == Format::Float16 ? unpack<Format::Float16> : unpack<Format::BFloat16>;
     static thread_local float left[DEPTH][DEPTH], across[DEPTH][MOST], rows[DEPTH][MOST];
     auto unpack_row = [&](const unsigned char* from, float* to) {
         for (unsigned i = 0; i < 4; i++) {
             uint32_t bits;
             memcpy(&bits, from + 4 * i, 4);
-            unpack(format, bits, to + 2 * i);
+            unpack_one(bits, to + 2 * i);
         }
     };
     for (unsigned row = 0; row < 16; row++) {
@@ -231,16 +257,11 @@ void multiply_shared(Format format, unsigned columns, const SharedMatrix& a, con
         }
     }
     auto for_each_sum = [&](auto move) {
-        for (unsigned lane = 0; lane < WARP; lane++) {
-            for (unsigned n = 0; n < columns / 2; n++) {
-                Place at = place_of(lane, 0, n / 4, n % 4);
-                move(sums[lane][n], rows[at.row][at.column]);
-            }
-        }
+        for (unsigned lane = 0; lane < WARP; lane++) for_each_pair(lane, DEPTH, columns, sums[lane], rows, move);
     };
-    for_each_sum([](float& mine, float& sum) { sum = mine; });
+    for_each_sum(take_pair);
     add_products_of_halves(DEPTH, columns, rows, left, across);
-    for_each_sum([](float& mine, float& sum) { mine = sum; });
+    for_each_sum(give_pair);
 }
 
 uint16_t float16_bits(float number) {
@@ -259,20 +280,6 @@ uint16_t float16_bits(float number) {
     }
     uint32_t rounded = magnitude - 0x38000000u + 0xfffu + (magnitude >> 13 & 1u);
     return static_cast<uint16_t>(sign | rounded >> 13);
-}
-
-float float16_number(uint16_t bits) {
-    uint32_t sign = uint32_t(bits & 0x8000u) << 16, magnitude = uint32_t(bits & 0x7fffu) << 13;
-    float number;
-    if (magnitude >= 0x0f800000u) {
-        magnitude |= sign | 0x7f800000u;  // infinity and NaN
-        memcpy(&number, &magnitude, 4);
-        return number;
-    }
-    // As float32 the bits mean 2^-112 of the number, subnormals included.
-    magnitude |= sign;
-    memcpy(&number, &magnitude, 4);
-    return number * 0x1p112f;
 }
 
 uint32_t rounded_to_tf32(uint32_t bits) {
