@@ -136,10 +136,10 @@ std::string Races::access(const void* address, size_t bytes, bool writes, unsign
     Access now{block_->number, block_->barrier, block_->warp_barriers[thread / 32], thread, block_->ticks[thread], site};
     for (uintptr_t at = first / CELL_BYTES * CELL_BYTES; at < first + bytes; at += CELL_BYTES) {
         Cell* cell = is_shared ? &block_->shared_cells[(at - start) / CELL_BYTES] : device_cell(at);
-        std::string problem = touch(*cell, now, writes, is_shared, by_tensor_cores);
-        if (problem.empty()) continue;
+        Finding finding = touch(*cell, now, writes, is_shared, by_tensor_cores);
+        if (finding == Finding::None) continue;
         return (writes ? "it writes byte " : "it reads byte ") + std::to_string(at - start) +
-               (is_shared ? " of shared memory, " : " of an allocation, ") + problem;
+               (is_shared ? " of shared memory, " : " of an allocation, ") + described(finding, *cell, now);
     }
     return "";
 }
@@ -171,33 +171,42 @@ bool Races::ordered(const Access& before, const Access& now) const {
     return !clocks.empty() && clocks[now.thread * block_->ticks.size() + before.thread] > before.tick;
 }
 
-/// Half a sentence on what the access runs against, or nothing; then the cell remembers it.
-std::string Races::touch(Cell& cell, const Access& now, bool writes, bool is_shared, bool by_tensor_cores) {
-    auto against = [&](const Access& other, const char* did) {
-        std::string whose = other.block == now.block ? "" : " of another block";
-        return "which thread " + std::to_string(other.thread) + whose + did + " at " + marked(other.site) +
-               ", with no barrier between them";
-    };
+/// What the access runs against; where that is nothing the cell remembers it.
+Races::Finding Races::touch(Cell& cell, const Access& now, bool writes, bool is_shared, bool by_tensor_cores) {
     if (cell.since < (is_shared ? block_->start : launch_start_)) cell = Cell{};
     cell.since = clock_;
-    if (!ordered(cell.writer, now)) return against(cell.writer, " writes");
+    if (!ordered(cell.writer, now)) return Finding::Writer;
     if (!writes) {
-        if (is_shared && cell.writer.thread == NOBODY) return "which nobody has written";
-        if (by_tensor_cores && cell.writer.tick >= block_->fenced[cell.writer.thread]) {
-            return "which thread " + std::to_string(cell.writer.thread) + " writes at " + marked(cell.writer.site) +
-                   ", with no fence for tensor cores behind it";
-        }
+        if (is_shared && cell.writer.thread == NOBODY) return Finding::Unwritten;
+        if (by_tensor_cores && cell.writer.tick >= block_->fenced[cell.writer.thread]) return Finding::Unfenced;
         // Two readers are enough to find a third thread's write: one of them is not the writer.
         bool known = cell.readers[0].thread == now.thread && cell.readers[0].block == now.block;
         Access& slot = known || ordered(cell.readers[0], now) ? cell.readers[0] : cell.readers[1];
         slot = now;
-        return "";
+        return Finding::None;
     }
-    for (const Access& reader : cell.readers) {
-        if (!ordered(reader, now)) return against(reader, " reads");
-    }
+    if (!ordered(cell.readers[0], now)) return Finding::FirstReader;
+    if (!ordered(cell.readers[1], now)) return Finding::SecondReader;
     cell.writer = now;
     cell.readers[0] = cell.readers[1] = Access{};
+    return Finding::None;
+}
+
+/// Half a sentence.
+std::string Races::described(Finding finding, const Cell& cell, const Access& now) const {
+    auto against = [&](const Access& other, const char* did, const char* missing) {
+        std::string whose = other.block == now.block ? "" : " of another block";
+        return "which thread " + std::to_string(other.thread) + whose + did + " at " + marked(other.site) + missing;
+    };
+    const char* barrier = ", with no barrier between them";
+    switch (finding) {
+        case Finding::None: break;
+        case Finding::Writer: return against(cell.writer, " writes", barrier);
+        case Finding::FirstReader: return against(cell.readers[0], " reads", barrier);
+        case Finding::SecondReader: return against(cell.readers[1], " reads", barrier);
+        case Finding::Unwritten: return "which nobody has written";
+        case Finding::Unfenced: return against(cell.writer, " writes", ", with no fence for tensor cores behind it");
+    }
     return "";
 }
 

@@ -77,6 +77,8 @@ public:
                        Allocations& allocations, bool by_tensor_cores = false);
 
 private:
+    /// What is wrong with an access. Sentences are for the few where something is.
+    enum class Finding { None, Writer, FirstReader, SecondReader, Unwritten, Unfenced };
     struct Access {
         uint32_t block = 0, barrier = 0, warp_barrier = 0;
         uint32_t thread = NOBODY;
@@ -134,7 +136,8 @@ private:
     Cell* device_cell(uintptr_t address);
     std::vector<uint32_t> clock_of(unsigned thread);
     bool ordered(const Access& before, const Access& now) const;
-    std::string touch(Cell& cell, const Access& now, bool writes, bool is_shared, bool by_tensor_cores);
+    Finding touch(Cell& cell, const Access& now, bool writes, bool is_shared, bool by_tensor_cores);
+    std::string described(Finding finding, const Cell& cell, const Access& now) const;
 
     uint64_t clock_ = 0, launch_start_ = 0;
     uint32_t blocks_ = 0;
