@@ -83,9 +83,10 @@ impl Looks {
 impl Comparison {
     /// Measures everything on the real cine and stills and on the phantom's reference.
     pub fn measure(cine: &Path, stills: &Path) -> Result<Comparison> {
-        let (film, rate) = look_at_cine(cine)?;
-        let still = look_at_stills(stills)?;
-        let drawn = look_at_phantom(rate)?;
+        let rate = open(cine)?.info().frame_time.map_or(15.0, |time| 1.0 / time.as_secs_f64());
+        let look_at_real = || rayon::join(|| look_at_cine(cine), || look_at_stills(stills));
+        let (drawn, (film, still)) = rayon::join(|| look_at_phantom(rate), look_at_real);
+        let (film, still, drawn) = (film?, still?, drawn?);
         let rows = [
             ("contrast-to-noise ratio in the masks (stills)", &still.contrast, &drawn.contrast, 0.5, 1.5),
             (
@@ -176,11 +177,10 @@ impl Comparison {
     }
 }
 
-/// A cine and its frame rate: its first frames are before the agent, in its second half vessels are filled.
-fn look_at_cine(path: &Path) -> Result<(Looks, f64)> {
+/// A cine: its first frames are before the agent, in its second half vessels are filled.
+fn look_at_cine(path: &Path) -> Result<Looks> {
     let mut reader = open(path)?;
     let filled = reader.info().frames / 2;
-    let rate = reader.info().frame_time.map_or(15.0, |time| 1.0 / time.as_secs_f64());
     let mut looks = Looks::default();
     let (mut index, mut before): (usize, Option<Picture>) = (0, None);
     while let Some(frame) = reader.next_frame()? {
@@ -199,7 +199,7 @@ fn look_at_cine(path: &Path) -> Result<(Looks, f64)> {
         }
         index += 1;
     }
-    Ok((looks, rate))
+    Ok(looks)
 }
 
 fn look_at_stills(folder: &Path) -> Result<Looks> {
