@@ -88,6 +88,7 @@ def main() -> int:
     recipe = ["--all", "--preset", "better", "--width", arguments.width, "--stem", "half", "--size", arguments.size]
     recipe += ["--epochs", arguments.epochs, "--rate", arguments.rate]
     scores: dict = {n: {} for n in NEIGHBOURS}
+    commits = set()
     # Seed by seed, so that what there is after a while compares all N.
     for seed in arguments.seeds:
         for n in NEIGHBOURS:
@@ -95,10 +96,13 @@ def main() -> int:
             study.train(name, "learned", *recipe, "--n", n, "--seed", seed)
             weights = study.run(name) / "last.safetensors"
             evaluation = study.score(name, "tested", "--weights", weights, "--size", arguments.size)
+            commits.add(evaluation["commit"] or "unknown")
             scores[n][seed] = {clip["clip"]: clip["post_processed"] for clip in evaluation["clips"]}
     rows = rows_of(scores)
+    command = [Path(sys.argv[0]).name, *sys.argv[1:]]
+    record = {"command": command, "coronet_commits": sorted(commits), "settings": settings, "rows": rows}
     (study.folder / "table.md").write_text(table(rows))
-    (study.folder / "table.json").write_text(json.dumps({"settings": settings, "rows": rows}, indent=2) + "\n")
+    (study.folder / "table.json").write_text(json.dumps(record, indent=2) + "\n")
     print(table(rows), end="")
     return 0
 

@@ -3,7 +3,8 @@
 
     tools/compare_accuracy.py FOLDER                       stills (five folds) and phantom clips
     tools/compare_accuracy.py FOLDER --only phantom --seeds 1 2 3
-    tools/compare_accuracy.py FOLDER --pretrained W        and Coronet once more on the stills, from weights W
+    tools/compare_accuracy.py FOLDER --pretrained W        and Coronet once more on the stills, from weights W; a folder is
+                                                           one where all calls have the same --pretrained
 
 Installs what it needs by itself: Python packages into .venv (or $CORONET_VENV), Coronet's release build.
 
@@ -33,7 +34,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from contenders import build_example, enter_venv, machine, provenance
+from contenders import build_example, check_folder_of, enter_venv, machine, provenance
 from studies import ROOT, Study, cell, interval
 
 PACKAGES = ("numpy", "torch")
@@ -216,6 +217,7 @@ def main() -> int:
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write a record")
     parser.add_argument("--learn", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    check_folder_of(arguments.json, parser)
     if min(arguments.still_epochs, arguments.phantom_epochs, arguments.threads) < 1 or arguments.clips < FOLDS:
         parser.error(f"epochs and threads are at least 1, clips at least {FOLDS}")
     if len(set(arguments.seeds)) != len(arguments.seeds):
@@ -224,7 +226,7 @@ def main() -> int:
     if arguments.learn:
         learn(arguments.learn)
         return 0
-    here = machine()
+    begun = provenance(PACKAGES, machine())
     kept = ("width", "n", "seeds", "still_epochs", "still_size", "clips", "frames", "phantom_epochs", "phantom_size")
     settings = {name: getattr(arguments, name) for name in kept}
     pretrained = arguments.pretrained and str(arguments.pretrained.resolve())
@@ -252,8 +254,8 @@ def main() -> int:
     if arguments.json:
         # What was trained before may be of another program than the repository's.
         of_seeds = [of for by_seed in evaluations.values() for of in by_seed.values()]
-        commits = sorted({evaluation["commit"] for of in of_seeds for evaluation in of.values()})
-        record = provenance(PACKAGES, here) | {"coronet_commits": commits, "settings": settings, "questions": rows}
+        commits = sorted({evaluation["commit"] or "unknown" for of in of_seeds for evaluation in of.values()})
+        record = begun | {"coronet_commits": commits, "settings": settings, "questions": rows}
         arguments.json.write_text(json.dumps(record, indent=2) + "\n")
     return 0 if all_hold else 1
 

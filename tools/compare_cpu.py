@@ -57,7 +57,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from contenders import Contender, build_example, enter_venv, machine, print_machine, provenance
+from contenders import Contender, build_example, check_folder_of, enter_venv, machine, print_machine, provenance
 
 CONTENDERS = {"coronet": "Coronet", "torch": "PyTorch", "onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
 PRECISIONS = {"fp32": "float32", "bf16": "bfloat16"}  # and what Coronet and PyTorch call them
@@ -342,7 +342,8 @@ def table(rows: dict[Variant, dict], absent: dict[Variant, str]) -> None:
 def compare(arguments: argparse.Namespace) -> int:
     from reference_network import Configuration
 
-    here = machine()
+    begun = provenance(PACKAGES, machine())
+    here = begun["machine"]
     configuration = Configuration(arguments.width, arguments.stem, arguments.n, arguments.channels)
     chosen = variants(arguments.contenders, arguments.precisions)
     running: dict[Variant, Contender] = {}
@@ -387,7 +388,7 @@ def compare(arguments: argparse.Namespace) -> int:
     table(rows, absent)
     if arguments.json:
         precision = " ".join(arguments.precisions)
-        record = provenance(PACKAGES, here) | {
+        record = begun | {
             "schema": "coronet/compare-cpu",
             "schema_version": 2,
             "network": configuration.metadata() | {"size": arguments.size, "precision": precision, "seed": SEED},
@@ -415,6 +416,7 @@ def main() -> int:
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write a record with the raw samples")
     parser.add_argument("--serve", nargs=2, metavar=("CONTENDER", "FOLDER"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    check_folder_of(arguments.json, parser)
     if min(arguments.rounds, arguments.threads) < 1:
         parser.error("--rounds and --threads are at least 1")
     for option in ("contenders", "precisions"):  # once each, however often they are named

@@ -38,7 +38,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from contenders import Contender, build_example, enter_venv, machine, print_machine, provenance
+from contenders import Contender, build_example, check_folder_of, enter_venv, machine, print_machine, provenance
 
 PACKAGES = ("numpy", "torch")
 SEED = 7
@@ -212,7 +212,7 @@ class Training:
         self.optimizer = torch.optim.AdamW(
             self.network.parameters(), lr=RATE, betas=BETAS, eps=EPSILON, weight_decay=WEIGHT_DECAY
         )
-        self.scaler = torch.amp.GradScaler(device, enabled=self.kind == torch.float16)
+        self.scaler = torch.amp.GradScaler(device.split(":")[0], enabled=self.kind == torch.float16)
         self.losses: list[float] = []
         self.loss_of = self.plain_loss
         if variant.how == "compiled":
@@ -251,6 +251,8 @@ def serve(name: str, files: Files, device: str, threads: int, training: bool) ->
     import torch
 
     torch.set_num_threads(threads)
+    if ":" in device:
+        torch.cuda.set_device(device)  # events, graphs and memory are those of the current one
     contender = (Training if training else Inference)(Variant.named(name), files, device)
     print("ready", flush=True)
     for line in sys.stdin:
@@ -372,7 +374,8 @@ def started(variants: list[Variant], files: Files, arguments: argparse.Namespace
 def compare(arguments: argparse.Namespace) -> int:
     from reference_network import Configuration
 
-    here = machine()
+    begun = provenance(PACKAGES, machine())
+    here = begun["machine"]
     configuration = Configuration(arguments.width, arguments.stem, arguments.n, 1)
     name = "step_server" if arguments.training else "frame_server"
     servers = {name: os.environ.get(name.upper()) or build_example(name)}
@@ -412,7 +415,7 @@ def compare(arguments: argparse.Namespace) -> int:
                 contender.end()
     report(rows, absent, arguments, here)
     if arguments.json:
-        record = provenance(PACKAGES, here) | {
+        record = begun | {
             "schema": "coronet/compare-torch",
             "schema_version": 1,
             "gpu": gpu(),
@@ -475,6 +478,7 @@ def main() -> int:
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write a record with the raw samples")
     parser.add_argument("--serve", nargs=2, metavar=("CONTENDER", "FOLDER"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    check_folder_of(arguments.json, parser)
     if min(arguments.rounds, arguments.samples, arguments.threads, arguments.batch) < 1:
         parser.error("--rounds, --samples, --threads and --batch are at least 1")
     if arguments.serve:

@@ -28,7 +28,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from contenders import Contender, build_example, enter_venv, machine, print_machine, provenance
+from contenders import Contender, build_example, check_folder_of, enter_venv, machine, print_machine, provenance
 
 CONTENDERS = {"coronet": "Coronet", "torch": "PyTorch", "torch-channels-last": "PyTorch, channels last"}
 PACKAGES = ("numpy", "torch")
@@ -128,7 +128,8 @@ def distance(losses: list[float], exact: list[float]) -> float:
 def compare(arguments: argparse.Namespace) -> int:
     from reference_network import Configuration
 
-    here = machine()
+    begun = provenance(PACKAGES, machine())
+    here = begun["machine"]
     configuration = Configuration(arguments.width, arguments.stem, arguments.n, 1)
     contenders: list[Contender] = []
     with tempfile.TemporaryDirectory(prefix="coronet-compare-") as name:
@@ -174,7 +175,7 @@ def compare(arguments: argparse.Namespace) -> int:
         verdict = "" if apart <= AGREEMENT_BOUND else "  DISAGREES"
         print(f"{CONTENDERS[name]:<24} {times} {row['peak_megabytes']:>9.0f} MB   {ratio:<16} {apart:>9.1e}{verdict}")
     if arguments.json:
-        record = provenance(PACKAGES, here) | {
+        record = begun | {
             "network": configuration.metadata() | {"size": arguments.size, "batch": arguments.batch, "seed": SEED},
             "threads": arguments.threads,
             "losses_in_float64": exact,
@@ -196,6 +197,7 @@ def main() -> int:
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write a record with the raw samples")
     parser.add_argument("--serve", nargs=2, metavar=("CONTENDER", "FOLDER"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    check_folder_of(arguments.json, parser)
     if min(arguments.rounds, arguments.threads, arguments.batch) < 1:
         parser.error("--rounds, --threads and --batch are at least 1")
     enter_venv()

@@ -8,6 +8,7 @@ line. It ends with its input.
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
@@ -96,11 +97,15 @@ class Contender:
     def peak_megabytes(self) -> float:
         """Most memory it has ever had."""
         status = Path(f"/proc/{self.process.pid}/status").read_text()
-        return int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM:"))) / 1000
+        kibibytes = int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM:")))
+        return kibibytes * 1024 / 1e6
 
     def end(self) -> None:
         self.go_on()
-        self.process.stdin.close()
+        try:
+            self.process.stdin.close()
+        except OSError:
+            pass  # it has died with a question unread
         try:
             self.process.wait(timeout=20)
         except subprocess.TimeoutExpired:
@@ -120,6 +125,12 @@ def build_example(name: str) -> str:
         if message.get("target", {}).get("name") == name and message.get("executable"):
             return message["executable"]
     sys.exit(f"tools/{name}.rs could not be built; cargo says why above")
+
+
+def check_folder_of(record: Path | None, parser: argparse.ArgumentParser) -> None:
+    """Ends the program where a record could not be written: better before hours of measurements than after."""
+    if record and not record.resolve().parent.is_dir():
+        parser.error(f"there is no folder {record.resolve().parent} for {record.name}")
 
 
 def said(*command: str) -> str:

@@ -155,7 +155,7 @@ class GpuCheck(unittest.TestCase):
             with subprocess.Popen(
                 self.command(), env=self.environment(), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
             ) as child:
-                while not started.exists():
+                while not started.exists() and child.poll() is None:
                     time.sleep(0.02)
                 child.send_signal(how)
                 said, _ = child.communicate(timeout=30)

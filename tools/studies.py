@@ -32,7 +32,8 @@ class Study:
             self.program = os.environ["CORONET"]
         else:
             subprocess.run(["cargo", "build", "--release", "--locked"], cwd=ROOT, check=True)
-            self.program = str(Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release" / "coronet")
+            # As cargo takes it, which runs in ROOT.
+            self.program = str(ROOT / os.environ.get("CARGO_TARGET_DIR", "target") / "release" / "coronet")
         kept.write_text(json.dumps(settings, indent=2) + "\n")
 
     def coronet(self, *arguments: object) -> None:
