@@ -76,7 +76,10 @@ impl Nvcc {
         if let Some(missing) = named.as_ref().filter(|program| !program.is_file()) {
             return Err(format!("CORONET_NVCC names {}, which is no file", missing.display()).into());
         }
-        let places = [named, folder("CUDA_HOME"), on_path, Some(fetched.to_path_buf())];
+        // What stands on PATH by chance gives way to one that will do, and is complained of where there is none.
+        let will_do = |program: &PathBuf| version_of(program).is_ok_and(|version| version >= OLDEST);
+        let new_on_path = on_path.clone().filter(will_do);
+        let places = [named, folder("CUDA_HOME"), new_on_path, Some(fetched.to_path_buf()), on_path];
         let program = places.into_iter().flatten().find(|program| program.is_file()).ok_or(
             "the feature `cuda` needs nvcc: run `tools/setup build`, which fetches one, or set CORONET_NVCC or \
              CUDA_HOME, or build with --no-default-features and the features wanted",

@@ -40,7 +40,7 @@ fn warpgroups_agree_with_the_reference_on_a_gpu_that_has_them() {
         Err(error) => return println!("skipped: {error}"),
     };
     if let Err(error) = device.by_warpgroups() {
-        return println!("skipped: {error}");
+        return println!("skipped: this GPU cannot: {error}");
     }
     let rounded = Check::all().unwrap().into_iter().filter(|check| matches!(check, Check::Rounded(..)));
     assert_agreement(rounded, &device.with_warpgroups(true));
@@ -59,7 +59,7 @@ fn launches_that_begin_ahead_give_the_bits_of_those_in_turn_on_a_gpu() {
     let probability = |ahead: bool| {
         let gpu = Gpu::new(0).map_err(|error| println!("skipped: {error}")).ok()?;
         if ahead {
-            gpu.launch_ahead().map_err(|error| println!("skipped: {error}")).ok()?;
+            gpu.launch_ahead().map_err(|error| println!("skipped: this GPU cannot: {error}")).ok()?;
         }
         let device = CudaDevice::new(gpu).with_precision(Precision::Float16).unwrap();
         let config = Config::new(16, Stem::Half, 2, 1).unwrap();
@@ -68,7 +68,7 @@ fn launches_that_begin_ahead_give_the_bits_of_those_in_turn_on_a_gpu() {
         let mut session = device.load(program).unwrap();
         // A driver may have refused the recording: both ways would be one.
         if ahead && !device.facts().iter().any(|(_, fact)| fact.contains("programmatic dependent launch")) {
-            println!("skipped: the driver records no launches that begin ahead");
+            println!("skipped: this GPU cannot: its driver records no launches that begin ahead");
             return None;
         }
         let weights = Weights::seeded(config, 5).unwrap();
