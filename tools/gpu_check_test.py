@@ -118,6 +118,19 @@ class GpuCheck(unittest.TestCase):
         self.assertEqual((self.code, self.status("golden")), (1, ("not run", "there is no driver")))
         self.assertEqual(self.said[0], "NOT RUN: golden: there is no driver")
 
+    def test_what_a_gpu_lacks_is_no_failure_and_in_the_record(self):
+        lacks = "this GPU cannot: sm_120 has no warpgroups"
+        some = f"echo 'skipped: {lacks}'; echo 'test result: ok. 2 passed; 0 failed; 0 ignored;'"
+        self.program(self.pack / "gpu", some)
+        self.check()
+        self.assertEqual((self.code, self.status("kernels")), (0, ("passed", None)))
+        result = self.stages["kernels"]["result"]
+        self.assertEqual((result["passed"], result["skipped"]), (1, [lacks]))
+        all_of_them = f"echo 'skipped: {lacks}'; echo 'test result: ok. 1 passed; 0 failed; 0 ignored;'"
+        self.program(self.pack / "gpu", all_of_them)
+        self.check()
+        self.assertEqual((self.code, self.status("kernels")), (0, ("skipped", lacks)))
+
     def test_a_filter_that_finds_no_test_is_no_pass(self):
         self.program(self.pack / "gpu", "echo 'test result: ok. 0 passed; 0 failed; 0 ignored;'")
         self.check()
