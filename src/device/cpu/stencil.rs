@@ -15,8 +15,9 @@ use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 use std::ops::Range;
 
-/// Output channels that are summed together, each over up to three vectors of pixels: twelve sums stay in registers, also
-/// where there are only sixteen. A single output is summed over up to eight.
+/// Output channels that are summed together, each over three vectors of pixels: twelve sums stay in registers. Over two where
+/// there are only sixteen registers, as with AVX2: compilers keep one of twelve sums in memory there, and each product waits
+/// for it. A single output is summed over up to eight.
 const GROUP: usize = 4;
 /// The widest vector.
 const WIDEST: usize = 16;
@@ -332,44 +333,49 @@ impl Band<'_> {
                 let numbers = std::slice::from_raw_parts_mut(self.ring.add(slot + padding), width);
                 (numbers, *mean.add(channel), *scale.add(channel), *beta.add(channel))
             };
-            numbers.iter_mut().for_each(|x| *x = (*x - mean) * scale + beta);
+            // In one pass: a loop that only rectifies would store under a mask, slow on some processors.
+            let normed_of = |x: f32| (x - mean) * scale + beta;
             if normed.relu {
-                numbers.iter_mut().for_each(|x| *x = rectified(*x));
+                numbers.iter_mut().for_each(|x| *x = rectified(normed_of(*x)));
+            } else {
+                numbers.iter_mut().for_each(|x| *x = normed_of(*x));
             }
         }
     }
 
-    /// All sums of a row of results, channel by channel.
+    /// All sums of a row of results. Some columns of all channels read stay in the first cache for all groups of those made.
     #[inline(always)]
     fn sum_row<S: Simd>(&self, simd: S, row: usize) {
-        for group in 0..self.of.groups() {
-            let mut column = 0;
-            while column < self.of.target.1 {
-                let left = (self.of.target.1 - column).div_ceil(S::F32_LANES);
-                column += match (self.of.group(), left) {
-                    (1, 8..) => self.sum_block::<S, 1, 8>(simd, row, group, column),
-                    (1, 4..) => self.sum_block::<S, 1, 4>(simd, row, group, column),
+        let few_registers = cfg!(target_arch = "x86_64") && S::F32_LANES == 8;
+        let mut column = 0;
+        while column < self.of.target.1 {
+            let left = (self.of.target.1 - column).div_ceil(S::F32_LANES);
+            let vectors = match (self.of.group(), few_registers) {
+                (1, _) => [8, 4, 1],
+                (_, true) => [2, 1, 1],
+                (_, false) => [3, 2, 1],
+            };
+            let vectors = vectors.into_iter().find(|&vectors| vectors <= left).unwrap_or(1);
+            for group in 0..self.of.groups() {
+                match (self.of.group(), vectors) {
+                    (1, 8) => self.sum_block::<S, 1, 8>(simd, row, group, column),
+                    (1, 4) => self.sum_block::<S, 1, 4>(simd, row, group, column),
                     (1, _) => self.sum_block::<S, 1, 1>(simd, row, group, column),
-                    (_, 3..) => self.sum_block::<S, GROUP, 3>(simd, row, group, column),
+                    (_, 3) => self.sum_block::<S, GROUP, 3>(simd, row, group, column),
                     (_, 2) => self.sum_block::<S, GROUP, 2>(simd, row, group, column),
                     (..) => self.sum_block::<S, GROUP, 1>(simd, row, group, column),
-                };
+                }
             }
+            column += vectors * S::F32_LANES;
         }
     }
 
-    /// The sums of `V` vectors of pixels, for a group of `G` output channels; returns how many pixels those are.
+    /// The sums of `V` vectors of pixels, for a group of `G` output channels.
     #[inline(always)]
     #[allow(clippy::needless_range_loop)] // lanes and vectors, of several arrays at once
-    fn sum_block<S: Simd, const G: usize, const V: usize>(
-        &self,
-        simd: S,
-        row: usize,
-        group: usize,
-        column: usize,
-    ) -> usize {
+    fn sum_block<S: Simd, const G: usize, const V: usize>(&self, simd: S, row: usize, group: usize, column: usize) {
         let Stencil { channels, outputs, kernel: (kernel_rows, kernel_columns), relu, .. } = *self.of;
-        let (pitch, first) = (self.of.pitch(), group * G);
+        let (pitch, first, first_slot) = (self.of.pitch(), group * G, row % kernel_rows);
         let weights = self.operands.workspace.pointer(group * self.of.terms() * G, self.of.terms() * G);
         let bias = |lane: usize| match self.operands.bias {
             // SAFETY: nobody writes the bias.
@@ -383,11 +389,12 @@ impl Band<'_> {
         }
         let mut weights = weights.cast_const();
         for channel in 0..channels {
-            for u in 0..kernel_rows {
+            let mut slot = first_slot;
+            for _ in 0..kernel_rows {
                 // SAFETY: vectors of all taps lie within a row of the ring, by `pitch`; weights are taken in order.
                 unsafe {
-                    let slot = channel * kernel_rows + (row + u) % kernel_rows;
-                    let numbers = self.ring.add(slot * pitch + column).cast_const();
+                    let numbers = self.ring.add((channel * kernel_rows + slot) * pitch + column).cast_const();
+                    slot = if slot + 1 == kernel_rows { 0 } else { slot + 1 };
                     for v in 0..kernel_columns {
                         let mut pixels = [zero; V];
                         for i in 0..V {
@@ -416,7 +423,6 @@ impl Band<'_> {
                 }
             }
         }
-        V * S::F32_LANES
     }
 
     /// Makes of a row of results what the logistic function does.
