@@ -10,8 +10,8 @@
 #define SHARED_MEMORY(type, name)                                         \
     extern __shared__ __align__(1024) unsigned char coronet_shared[];     \
     type* name = reinterpret_cast<type*>(coronet_shared)
-// `name` is an array of `count` in shared memory.
-#define SHARED_ARRAY(type, name, count) __shared__ type name[count]
+// `name` is an array of `count` in shared memory, which 16 bytes may be copied to at once.
+#define SHARED_ARRAY(type, name, count) __shared__ __align__(16) type name[count]
 
 /// First in a kernel, for every thread of it: a launch may begin before those before it are done, and until they are, no thread
 /// touches device memory. From here on it may, and the next launch may begin, to wait here in its turn.

@@ -4,7 +4,7 @@
 //! end, the summary last. A run that fails or is stopped takes its hidden folder with it.
 
 use crate::error::{Error, Result};
-use crate::staging::{Staging, has_schema};
+use crate::staging::{Staging, has_schema, remove_abandoned};
 use std::path::Path;
 
 pub use crate::staging::StagedFile;
@@ -37,10 +37,10 @@ impl ResultFolder {
     /// [`Error::Request`] when it holds such results and `overwrite` is not set, or holds files of those names that are
     /// not Coronet's; [`Error::Io`] when it cannot be written.
     pub fn create(folder: &Path, kind: &ResultKind, overwrite: bool) -> Result<ResultFolder> {
+        // A run that was killed while it gave its results their places may have left some without the others.
+        remove_abandoned(folder);
         kind.check_free(folder, overwrite)?;
         let staging = Staging::create(folder)?;
-        // What a run that was killed had moved aside may be there again.
-        kind.check_free(folder, overwrite)?;
         Ok(ResultFolder { staging, kind: *kind, overwrite })
     }
 

@@ -13,6 +13,8 @@ const LOCK: &str = "lock";
 /// Within a hidden folder: what will be moved into place, and what has been moved aside for it.
 const NEW: &str = "new";
 const OLD: &str = "old";
+/// There once all that had to be moved aside has been: from then on what is new takes its place, whoever does it.
+const PLACING: &str = "placing";
 
 /// A hidden folder inside the one that results will be in. Dropped it goes, and with it the folders made for it,
 /// unless something else has come into them.
@@ -123,6 +125,8 @@ impl Staging {
         sync_tree(&self.path).map_err(|error| self.with_final_path(error))?;
         let mut moves = Moves::default();
         if let Err(error) = self.move_into_place(names, &mut moves) {
+            // Nobody is to go on with what goes back now.
+            let _ = fs::remove_file(self.path.with_file_name(PLACING));
             return Err(if moves.undo() { error } else { self.keep(error) });
         }
         // The results stay, though that they are there is only certain once their folder itself is on disk.
@@ -150,6 +154,8 @@ impl Staging {
                 moves.rename(&old, &aside.join(name)).map_err(Error::io("replace", &old))?;
             }
         }
+        let placing = self.path.with_file_name(PLACING);
+        File::create(&placing).and_then(|file| file.sync_all()).map_err(Error::io("write to", &self.folder))?;
         for name in names {
             let (staged, place) = (self.path.join(name), self.folder.join(name));
             if staged.symlink_metadata().is_ok() {
@@ -220,7 +226,7 @@ fn remove_empty(made: &[PathBuf]) {
 }
 
 /// Takes away hidden folders whose runs were killed, those whose lock nobody holds, but for what is nowhere else.
-fn remove_abandoned(folder: &Path) {
+pub(crate) fn remove_abandoned(folder: &Path) {
     let Ok(entries) = fs::read_dir(folder) else { return };
     for path in entries.flatten().map(|entry| entry.path()) {
         let hidden = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(PREFIX));
@@ -234,8 +240,8 @@ fn remove_abandoned(folder: &Path) {
     }
 }
 
-/// Sees to what a run that was killed in [`Staging::commit`] had moved aside: it goes back to where it was. Where a
-/// new result has taken the place of an old one, the other new ones, all on disk by then, take theirs instead.
+/// Sees to what a run that was killed in [`Staging::commit`] had moved aside: it goes back to where it was. Where new
+/// results, all on disk by then, had begun to take their places, the others take theirs instead.
 ///
 /// False when something could not be moved.
 fn settle(folder: &Path, hidden: &Path) -> bool {
@@ -248,8 +254,8 @@ fn settle(folder: &Path, hidden: &Path) -> bool {
     };
     let taken = |place: &Path| place.symlink_metadata().is_ok();
     let Ok(old) = contents(OLD) else { return false };
-    let replacing = old.iter().any(|(_, place)| taken(place));
-    let Ok(waiting) = (if replacing { contents(NEW) } else { Ok(old) }) else { return false };
+    let placing = hidden.join(PLACING).exists() || old.iter().any(|(_, place)| taken(place));
+    let Ok(waiting) = (if placing { contents(NEW) } else { Ok(old) }) else { return false };
     waiting.iter().filter(|(_, place)| !taken(place)).all(|(from, place)| fs::rename(from, place).is_ok())
 }
 
@@ -339,6 +345,15 @@ mod tests {
         drop(Staging::create(folder.path()).unwrap());
         assert_eq!(["a", "b"].map(|name| said(&folder, name)), [NEW; 2]);
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2);
+    }
+
+    #[test]
+    fn the_first_results_that_a_killed_run_had_begun_to_place_are_placed() {
+        let folder = killed(&[(OLD, &[]), (NEW, &["b", "c"])], &["a"]);
+        fs::write(folder.path().join(".coronet-killed").join(PLACING), "").unwrap();
+        drop(Staging::create(folder.path()).unwrap());
+        assert_eq!(["a", "b", "c"].map(|name| said(&folder, name)), [NEW; 3]);
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 3);
     }
 
     #[test]

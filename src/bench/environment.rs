@@ -51,14 +51,13 @@ impl Environment {
     /// Now, with this device.
     pub fn of(device: &dyn Device) -> Environment {
         let processor = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-        let facts = device.facts().into_iter().map(|(name, value)| (name.to_owned(), value));
         Environment {
             date: utc_now(),
             coronet: env!("CARGO_PKG_VERSION").to_owned(),
             commit: crate::COMMIT.map(str::to_owned),
             build: if cfg!(debug_assertions) { "debug" } else { "release" }.to_owned(),
             device: device.describe(),
-            device_facts: facts.collect(),
+            device_facts: facts_of(device),
             processor: value_in(&processor, "model name"),
             cores: std::thread::available_parallelism().map_or(1, usize::from),
             processor_mhz: value_in(&processor, "cpu MHz").and_then(|mhz| mhz.parse().ok()),
@@ -68,6 +67,15 @@ impl Environment {
             kernel: line_of("/proc/sys/kernel/osrelease"),
         }
     }
+
+    /// What the device says once it has run, which may be other than what was asked of it.
+    pub fn ask_again(&mut self, device: &dyn Device) {
+        self.device_facts = facts_of(device);
+    }
+}
+
+fn facts_of(device: &dyn Device) -> BTreeMap<String, String> {
+    device.facts().into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
 }
 
 /// The most memory that this process has had, where the system says.

@@ -211,17 +211,24 @@ fn measured(arguments: &Arguments) -> Result<Report> {
     if cfg!(debug_assertions) && !arguments.quiet {
         note("coronet: this is a build without optimisation; its times say nothing");
     }
-    let environment = Environment::of(&*device);
-    // Before this process has taken memory and time from those.
-    let cold = cold_start::measure(arguments, precision, &weights)?;
+    let mut environment = Environment::of(&*device);
+    // Before this process takes memory, time or the GPU from those.
+    drop(device);
+    let cold = cold_start::measure(arguments, precision, &environment.device, &weights)?;
+    let (device, _) = arguments.device.open_in(PrecisionChoice::Only(precision), true)?;
+    let (found, was) = (device.describe(), &environment.device);
+    if found != *was {
+        return Err(Error::Device(format!("there was {was}, and now there is {found}; name one by --device")));
+    }
     let mut bench = arguments.bench(&weights, &*device)?;
+    environment.ask_again(&*device);
     let network_config = weights.config();
     drop(weights);
 
     let progress = Progress::new("frames", arguments.quiet);
     let (warm_up, frames) = (arguments.warm_up, arguments.frames.get());
     let step_runs = frames.min(STEP_RUNS);
-    progress.begin(arguments.mode.len() * (warm_up + frames) + step_runs);
+    progress.begin(arguments.mode.len().saturating_mul(warm_up.saturating_add(frames)).saturating_add(step_runs));
     let mut go_on = || {
         progress.advance();
         !interrupted()
@@ -238,7 +245,11 @@ fn measured(arguments: &Arguments) -> Result<Report> {
     let is_on_device = bench.is_on_device();
     let arena_bytes = (bench.session().program().arena_len() * size_of::<f32>()) as u64;
     drop(bench);
-    let ceilings = device.ceilings()?;
+    // What was measured is not lost where these find no room.
+    let ceilings = device.ceilings().unwrap_or_else(|error| {
+        note(&format!("coronet: the device's ceilings are not known: {error}"));
+        None
+    });
     let main = modes.first().and_then(|mode| mode.metric("end_to_end"));
     Ok(Report {
         schema: SCHEMA,

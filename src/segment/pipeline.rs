@@ -78,7 +78,7 @@ pub struct FrameReport {
     pub index: usize,
     /// Pixels of the mask that are vessel.
     pub vessel_pixels: usize,
-    /// How long the network step took; where the device makes the masks, from its planes to the mask.
+    /// How long the network step took; where the device makes the masks, what it still had to do with the newest frame included.
     pub network: Duration,
 }
 

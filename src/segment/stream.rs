@@ -114,7 +114,7 @@ impl<'a> StreamSegmenter<'a> {
         self.segment(self.done).map(Some)
     }
 
-    /// How long the network took for the last mask; where the device makes the masks, from its planes to the mask.
+    /// How long the network took for the last mask; where the device makes the masks, what it still had to do with the newest frame included.
     pub fn network_time(&self) -> Duration {
         self.last_network_time
     }

@@ -35,7 +35,7 @@ pub struct Summary {
     /// How well the masks agree with labels, where some were given.
     pub labels: Option<LabelAgreement>,
     /// Milliseconds of the network step per frame, without decoding, resizing and writing; where the device makes the masks by
-    /// itself, from its planes to the mask.
+    /// itself, what it still had to do with the newest frame included.
     pub network_ms: Option<Latency>,
     /// Seconds from the first frame read to the last file closed.
     pub wall_seconds: f64,

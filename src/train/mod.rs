@@ -270,8 +270,12 @@ impl<'a> Trainer<'a> {
             Err(Error::Network(what)) => return Err(self.diverged(step, &what, None)),
             other => other?,
         };
-        let test = match self.test(&weights) {
+        let test = match self.test(&weights, observer) {
             Ok(test) => test,
+            Err(Error::Interrupted) => {
+                self.save()?;
+                return Err(Error::InterruptedRun { step, folder: self.run.path().into() });
+            }
             // Weights so large that nothing comes of them are not to be saved.
             Err(Error::Network(_)) => {
                 return Err(self.diverged(step, "the network gives no numbers for the test part any more", None));
@@ -320,7 +324,7 @@ impl<'a> Trainer<'a> {
     }
 
     /// The scores on the test part, if there is one.
-    fn test(&self, weights: &Weights) -> Result<Option<Agreement>> {
+    fn test(&self, weights: &Weights, observer: &dyn TrainingObserver) -> Result<Option<Agreement>> {
         let Training { dataset, split, settings, device, .. } = *self.training;
         if split.test.is_empty() {
             return Ok(None);
@@ -331,7 +335,7 @@ impl<'a> Trainer<'a> {
         let mut scored = Vec::new();
         for_each_prediction(&mut network, dataset, &split.test, ComparedAt::default(), |prediction| {
             scored.push(Counts::of(&post.mask(&prediction.probability), &prediction.label)?);
-            Ok(())
+            if observer.interrupted() { Err(Error::Interrupted) } else { Ok(()) }
         })?;
         Ok(Agreement::over(&scored))
     }

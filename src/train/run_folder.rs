@@ -94,6 +94,17 @@ impl RunFolder {
             };
             return Err(Error::Request(format!("{place} holds no run to go on with: {problem}")));
         }
+        let is_there = |name: &str| path.join(name).symlink_metadata().is_ok();
+        // The first thing that a run writes: without it this one would begin again, in the place of what it has learned.
+        if let Some(learned) = [file::LAST, file::BEST, file::METRICS].into_iter().find(|name| is_there(name))
+            && !path.join(file::CHECKPOINT).is_file()
+        {
+            return Err(Error::Request(format!(
+                "{} holds {learned}, but no {} to go on from; begin another run, with --init {learned} perhaps",
+                path.display(),
+                file::CHECKPOINT
+            )));
+        }
         RunFolder::locked(path)
     }
 

@@ -4,7 +4,7 @@ use crate::device::cpu::CpuDevice;
 use crate::model::{Config, Objective, Optimizer, Stem};
 use safetensors::SafeTensors;
 use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use tempfile::TempDir;
 
 fn small_recipe() -> Recipe {
@@ -73,6 +73,20 @@ impl TrainingObserver for StopAfter {
     }
 }
 
+/// Stops a run in the middle of its test: the first time that it asks without a step before.
+#[derive(Default)]
+struct StopInTest(AtomicBool);
+
+impl TrainingObserver for StopInTest {
+    fn step_done(&self, _: &StepReport) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    fn interrupted(&self) -> bool {
+        !self.0.swap(false, Ordering::Relaxed)
+    }
+}
+
 /// Ten steps on each golden case's batch, an epoch each.
 #[test]
 fn the_golden_losses_come_out_of_the_run_itself() {
@@ -122,7 +136,7 @@ fn the_golden_losses_come_out_of_the_run_itself() {
 }
 
 #[test]
-fn a_run_that_is_stopped_twice_ends_with_the_bits_of_one_that_is_not() {
+fn a_run_that_is_stopped_thrice_ends_with_the_bits_of_one_that_is_not() {
     let fixture = Fixture::new(&[3, 4], small_recipe(), SplitChoice::Folds { folds: 2, fold: 0 });
     let mut undisturbed = fixture.folder("undisturbed");
     let outcome = train(&fixture.training(), &mut undisturbed, &()).unwrap();
@@ -132,8 +146,9 @@ fn a_run_that_is_stopped_twice_ends_with_the_bits_of_one_that_is_not() {
     let path = fixture.folder.path().join("stopped");
     let mut run = RunFolder::create(&path).unwrap();
     write_configuration(&run);
-    for steps in [1, 2] {
-        let error = train(&fixture.training(), &mut run, &StopAfter(steps.into())).unwrap_err().to_string();
+    let stops: [&dyn TrainingObserver; 3] = [&StopAfter(1.into()), &StopInTest::default(), &StopAfter(2.into())];
+    for stop in stops {
+        let error = train(&fixture.training(), &mut run, stop).unwrap_err().to_string();
         assert!(error.contains("and saved; go on with --resume"), "{error}");
         drop(run);
         run = RunFolder::resume(&path).unwrap();
@@ -152,7 +167,7 @@ fn a_run_that_is_stopped_twice_ends_with_the_bits_of_one_that_is_not() {
         assert!(String::from_utf8(bytes(&run, curve)).unwrap().contains("<svg"));
     }
     let log = String::from_utf8(bytes(&run, file::LOG)).unwrap();
-    assert_eq!(log.lines().filter(|line| line.contains(" goes on at step ")).count(), 2, "{log}");
+    assert_eq!(log.lines().filter(|line| line.contains(" goes on at step ")).count(), 3, "{log}");
 }
 
 #[test]

@@ -178,6 +178,16 @@ fn a_run_does_not_go_on_with_other_frames_or_in_a_folder_in_use() {
     assert!(done(train(&place, &["--resume", "--out", "run"])).status.success());
     assert!(weights(&place, "run/last.safetensors") == before);
 
+    // Without its checkpoint it would begin again in the place of what it has learned.
+    std::fs::rename(place.at("run/checkpoint.safetensors"), place.at("checkpoint")).unwrap();
+    assert_eq!(
+        refused(train(&place, &["--resume", "--out", "run"])),
+        "run holds last.safetensors, but no checkpoint.safetensors to go on from; begin another run, with --init \
+         last.safetensors perhaps"
+    );
+    assert!(weights(&place, "run/last.safetensors") == before);
+    std::fs::rename(place.at("checkpoint"), place.at("run/checkpoint.safetensors")).unwrap();
+
     let file = |name: &str| std::fs::read_to_string(place.at("run").join(name)).unwrap();
     let configuration: serde_json::Value = serde_json::from_str(&file("config.json")).unwrap();
     assert_eq!(configuration["settings"]["seed"], 1);

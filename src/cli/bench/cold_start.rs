@@ -27,8 +27,9 @@ pub struct Memory {
     pub of_device: Option<u64>,
 }
 
-/// A line that says that the mask is there: vessel pixels, and [`Memory`].
+/// A line that says that the mask is there: vessel pixels, [`Memory`], and the device.
 const FIRST_MASK: &str = "first mask:";
+const DEVICE: &str = ", on ";
 
 impl Memory {
     /// As such a line ends: `resident bytes 1024, device bytes -`.
@@ -43,8 +44,8 @@ impl Memory {
     }
 }
 
-/// Starts the processes; weights that lie in no file are written to one for them.
-pub fn measure(arguments: &Arguments, precision: Precision, weights: &Weights) -> Result<ColdStarts> {
+/// Starts the processes, which are to find this device; weights that lie in no file are written to one for them.
+pub fn measure(arguments: &Arguments, precision: Precision, device: &str, weights: &Weights) -> Result<ColdStarts> {
     let mut starts = ColdStarts::default();
     if arguments.cold_starts == 0 {
         return Ok(starts);
@@ -64,14 +65,14 @@ pub fn measure(arguments: &Arguments, precision: Precision, weights: &Weights) -
         }
         // Ctrl-C ends such a process, too, which is then no failure.
         let as_stopped = |error| if super::interrupted() { Error::Interrupted } else { error };
-        let (time, memory) = started(arguments, precision, &path).map_err(as_stopped)?;
+        let (time, memory) = started(arguments, precision, device, &path).map_err(as_stopped)?;
         starts.times.push(time);
         starts.memory = memory;
     }
     Ok(starts)
 }
 
-fn started(arguments: &Arguments, precision: Precision, weights: &Path) -> Result<(Duration, Memory)> {
+fn started(arguments: &Arguments, precision: Precision, device: &str, weights: &Path) -> Result<(Duration, Memory)> {
     let failed = |problem: &str| Error::Device(format!("a process that was to segment one frame {problem}"));
     let program = std::env::current_exe().map_err(|error| failed(&format!("has no program: {error}")))?;
     let frame = arguments.frame();
@@ -99,7 +100,10 @@ fn started(arguments: &Arguments, precision: Precision, weights: &Path) -> Resul
         let said = String::from_utf8_lossy(&output.stderr);
         return Err(failed(&format!("ended with {}: {}", output.status, said.trim())));
     };
-    Ok((time, Memory::of_words(said)))
+    match said.split_once(DEVICE) {
+        Some((memory, found)) if found == device => Ok((time, Memory::of_words(memory))),
+        _ => Err(failed(&format!("said `{said}`, not that it ran on {device}"))),
+    }
 }
 
 /// Whether Ctrl-C has ended the process, which may be seen before this one has taken notice of it.
@@ -124,7 +128,8 @@ pub fn first_mask(arguments: &Arguments) -> Result<String> {
     drop(weights);
     let (_, mask) = bench.frame()?;
     let memory = Memory { resident: peak_resident_bytes(), of_device: device.memory_taken() };
-    Ok(format!("{FIRST_MASK} {} vessel pixels, {}", mask.vessel_pixels(), memory.words()))
+    let (pixels, device) = (mask.vessel_pixels(), device.describe());
+    Ok(format!("{FIRST_MASK} {pixels} vessel pixels, {}{DEVICE}{device}", memory.words()))
 }
 
 #[cfg(test)]

@@ -8,8 +8,8 @@ use cudarc::driver::{CudaContext, CudaEvent, CudaStream};
 use std::collections::HashMap;
 use std::ffi::CString;
 use std::ptr::NonNull;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 /// One compiled file of `kernels/`.
@@ -28,9 +28,6 @@ include!(concat!(env!("OUT_DIR"), "/fatbins.rs"));
 const BUILT_WITH: &str = env!("CORONET_KERNELS_BY");
 const BUILT_FOR: &str = env!("CORONET_KERNELS_FOR");
 
-/// What a block may have without asking, in bytes of dynamic shared memory.
-const SHARED_UNASKED: u32 = 48 << 10;
-
 /// The first architecture, and the first CUDA version of a driver, with recorded launches that begin before the end of those
 /// before them.
 const LAUNCHES_AHEAD: (u32, i32) = (90, 12_030);
@@ -40,13 +37,20 @@ pub struct Gpu {
     context: Arc<CudaContext>,
     stream: Arc<CudaStream>,
     modules: Vec<sys::CUmodule>,
-    functions: HashMap<&'static str, sys::CUfunction>,
+    functions: HashMap<&'static str, Function>,
     name: String,
     architecture: u32,
     /// Bytes of memory that were free before the kernels were loaded.
     free_at_first: Option<usize>,
     /// Recorded launches may begin before those before them are done.
     launches_ahead: AtomicBool,
+}
+
+/// A kernel of a loaded module.
+struct Function {
+    handle: sys::CUfunction,
+    /// Whether its blocks may have all the shared memory there is, once that has been asked for.
+    has_all_shared: OnceLock<std::result::Result<(), DriverError>>,
 }
 
 // SAFETY: modules and functions are handles that any thread may use once the context is bound to it, as every method
@@ -104,7 +108,8 @@ impl Gpu {
             let name = CString::new(kernel).map_err(|_| Error::Device(format!("no kernel is called {kernel:?}")))?;
             // SAFETY: the module was just loaded.
             let function = unsafe { result::module::get_function(module, name) };
-            self.functions.insert(kernel, function.map_err(failed(&format!("find the kernel {kernel}")))?);
+            let handle = function.map_err(failed(&format!("find the kernel {kernel}")))?;
+            self.functions.insert(kernel, Function { handle, has_all_shared: OnceLock::new() });
         }
         Ok(())
     }
@@ -122,6 +127,24 @@ impl Gpu {
         ))
     }
 
+    /// Lets blocks of a kernel have as much dynamic shared memory as the GPU has beside what the kernel declares by itself. Without
+    /// asking both together are 48 KB at most. Once and for all: what a launch may have never shrinks again, neither for another
+    /// thread nor for what was recorded.
+    fn allow_shared(&self, function: &Function) -> std::result::Result<(), DriverError> {
+        use sys::CUfunction_attribute_enum::{
+            CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES as MOST, CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES as DECLARED,
+        };
+        *function.has_all_shared.get_or_init(|| {
+            let there_is = sys::CUdevice_attribute_enum::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN;
+            let all = self.context.attribute(there_is)?;
+            // SAFETY: the function belongs to a loaded module.
+            unsafe {
+                let declared = result::function::get_function_attribute(function.handle, DECLARED)?;
+                result::function::set_function_attribute(function.handle, MOST, all - declared)
+            }
+        })
+    }
+
     /// Starts a kernel on a stream, or adds it to what is being recorded there; `ahead` of the end of those before it.
     ///
     /// # Safety
@@ -129,10 +152,10 @@ impl Gpu {
     unsafe fn enqueue(&self, launch: &Launch, stream: &CudaStream, ahead: bool) -> Result<()> {
         let Launch { kernel, grid, block, shared_bytes, is_cooperative, .. } = launch;
         let function =
-            *self.functions.get(kernel).ok_or_else(|| Error::Device(format!("there is no kernel {kernel}")))?;
+            self.functions.get(kernel).ok_or_else(|| Error::Device(format!("there is no kernel {kernel}")))?;
         self.bind()?;
-        if *shared_bytes > SHARED_UNASKED {
-            allow_shared(function, *shared_bytes)
+        if *shared_bytes > 0 {
+            self.allow_shared(function)
                 .map_err(failed(&format!("give {kernel} {shared_bytes} bytes of shared memory")))?;
         }
         let attributes = [is_cooperative.then(cooperative), ahead.then(ahead_of_the_end)];
@@ -151,8 +174,9 @@ impl Gpu {
         };
         launch.with_pointers(|arguments| {
             // SAFETY: the arguments are the caller's promise; the driver copies them and the attributes.
-            let started =
-                unsafe { sys::cuLaunchKernelEx(&config, function, arguments.as_mut_ptr(), std::ptr::null_mut()) };
+            let started = unsafe {
+                sys::cuLaunchKernelEx(&config, function.handle, arguments.as_mut_ptr(), std::ptr::null_mut())
+            };
             started.result().map_err(failed(&format!("start {kernel}")))
         })
     }
@@ -256,13 +280,6 @@ fn ahead_of_the_end() -> sys::CUlaunchAttribute {
     sys::CUlaunchAttribute { id, pad: [0; 4], value }
 }
 
-/// Lets a kernel have more dynamic shared memory than it gets without asking.
-fn allow_shared(function: sys::CUfunction, bytes: u32) -> std::result::Result<(), DriverError> {
-    let most = sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
-    // SAFETY: the function belongs to a loaded module.
-    unsafe { result::function::set_function_attribute(function, most, bytes as i32) }
-}
-
 impl Driver for Gpu {
     fn describe(&self) -> String {
         let memory = self.context.total_mem().map_or(String::new(), |bytes| format!(", {} MB", bytes >> 20));
@@ -307,17 +324,16 @@ impl Driver for Gpu {
     fn blocks_at_once(&self, kernel: &str, threads: u32, shared_bytes: u32) -> usize {
         use sys::CUdevice_attribute_enum as Attribute;
         let of_device = |attribute| self.context.attribute(attribute).unwrap_or(0);
-        let Some(&function) = self.functions.get(kernel) else { return 0 };
+        let Some(function) = self.functions.get(kernel) else { return 0 };
         if self.bind().is_err() || of_device(Attribute::CU_DEVICE_ATTRIBUTE_COOPERATIVE_LAUNCH) == 0 {
             return 0;
         }
-        if shared_bytes > SHARED_UNASKED && allow_shared(function, shared_bytes).is_err() {
+        if shared_bytes > 0 && self.allow_shared(function).is_err() {
             return 0;
         }
-        let shared_bytes = shared_bytes as usize;
+        let (function, threads, shared_bytes) = (function.handle, threads as i32, shared_bytes as usize);
         // SAFETY: the function belongs to a loaded module.
-        let blocks =
-            unsafe { result::occupancy::max_active_block_per_multiprocessor(function, threads as i32, shared_bytes) };
+        let blocks = unsafe { result::occupancy::max_active_block_per_multiprocessor(function, threads, shared_bytes) };
         let multiprocessors = of_device(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT);
         usize::try_from(blocks.unwrap_or(0) * multiprocessors).unwrap_or(0)
     }
@@ -329,6 +345,11 @@ impl Driver for Gpu {
 
     fn memory_taken(&self) -> Option<u64> {
         self.bind().ok()?;
+        // One that has none of its own counts the host's, which everybody takes.
+        let integrated = self.context.attribute(sys::CUdevice_attribute_enum::CU_DEVICE_ATTRIBUTE_INTEGRATED);
+        if integrated.unwrap_or(0) != 0 {
+            return None;
+        }
         let (free, _) = result::mem_get_info().ok()?;
         // Another process may have given some back.
         Some(self.free_at_first?.saturating_sub(free) as u64)
@@ -344,7 +365,7 @@ impl Driver for Gpu {
             let free = result::mem_get_info().map_or(0, |(free, _)| free);
             let (needed, free) = (bytes >> 20, free >> 20);
             Error::Device(format!(
-                "the GPU is out of memory: {needed} MB are needed, {free} MB are free; use a smaller batch or size"
+                "the GPU is out of memory: {needed} MB are needed, {free} MB are free; use a smaller size, or a smaller batch to train"
             ))
         })
     }
@@ -420,6 +441,21 @@ impl Driver for Gpu {
                  {major}.{minor} or newer",
                 self.describe()
             )));
+        }
+        // Code that the driver makes of older PTX waits for nothing, and lets nothing begin.
+        let ptx = sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_PTX_VERSION;
+        self.bind()?;
+        if let Some(function) = self.functions.values().next() {
+            // SAFETY: the function belongs to a loaded module.
+            let version = unsafe { result::function::get_function_attribute(function.handle, ptx) }
+                .map_err(failed("say what its kernels were made from"))?;
+            if version < architecture as i32 {
+                return Err(Error::Device(format!(
+                    "{} runs kernels made for sm_{version}, which begin none before the end of another; build with its \
+                     number in CORONET_CUDA_ARCHS",
+                    self.describe()
+                )));
+            }
         }
         self.launches_ahead.store(true, Ordering::Relaxed);
         Ok(())

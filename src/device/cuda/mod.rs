@@ -321,8 +321,9 @@ impl CudaSession {
             let large = |&&id: &&ValueId| program.span(id).is_some_and(|span| span.len > MOST_NUMBERS);
             if let Some(&id) = step.inputs.iter().chain(&step.outputs).find(large) {
                 let (name, shape) = (&program.value(id).name, program.value(id).shape);
-                let problem =
-                    format!("{name} ({shape}) has more numbers than a CUDA kernel can count; use a smaller batch");
+                let problem = format!(
+                    "{name} ({shape}) has more numbers than a CUDA kernel can count; use a smaller size, or a smaller batch to train"
+                );
                 return Err(Error::Device(problem));
             }
         }
