@@ -55,15 +55,12 @@ fn disassembled(cuobjdump: &Path, image: &Path, file: &'static str) -> Vec<Kerne
     kernels
 }
 
-/// All kernels, for every architecture they were compiled for; read once, for it takes the disassembler a while. None where
-/// there is no disassembler.
-fn kernels() -> &'static [Kernel] {
+/// All kernels, for every architecture they were compiled for; read once, for it takes the disassembler a while. `None`, and a
+/// line that says so, where there is no disassembler.
+fn kernels() -> Option<&'static [Kernel]> {
     static KERNELS: OnceLock<Option<Vec<Kernel>>> = OnceLock::new();
     let read = || {
-        let Some(cuobjdump) = tool("cuobjdump") else {
-            println!("skipped: there is no cuobjdump beside {}", env!("CORONET_KERNELS_BY_NVCC"));
-            return None;
-        };
+        let cuobjdump = tool("cuobjdump")?;
         let folder = tempfile::tempdir().unwrap();
         let read = |fatbin: &Fatbin| {
             let Fatbin { file, needs, alone, kernels, image } = *fatbin;
@@ -89,12 +86,21 @@ fn kernels() -> &'static [Kernel] {
         });
         Some(all)
     };
-    KERNELS.get_or_init(read).as_deref().unwrap_or_default()
+    let kernels = KERNELS.get_or_init(read).as_deref();
+    if kernels.is_none() {
+        println!("skipped: there is no cuobjdump beside {}", env!("CORONET_KERNELS_BY_NVCC"));
+    }
+    kernels
 }
 
-/// Those of the files of convolutions.
-fn convolutions() -> impl Iterator<Item = &'static Kernel> {
-    kernels().iter().filter(|kernel| kernel.file.starts_with("conv"))
+/// Those of the files of convolutions: some for every architecture.
+fn convolutions() -> Option<Vec<&'static Kernel>> {
+    let convolutions: Vec<_> = kernels()?.iter().filter(|kernel| kernel.file.starts_with("conv")).collect();
+    for architecture in architectures() {
+        let count = convolutions.iter().filter(|kernel| kernel.architecture == architecture).count();
+        assert!(count >= 10, "sm_{architecture} has {count} kernels of convolutions");
+    }
+    Some(convolutions)
 }
 
 /// The architectures that the kernels were compiled for.
@@ -147,7 +153,8 @@ fn tensor_instructions(architecture: u32, kernel: &str) -> Option<Vec<&'static s
 
 #[test]
 fn convolutions_use_tensor_cores_in_every_precision_but_float32() {
-    for Kernel { architecture, name, instructions, .. } in convolutions() {
+    let Some(convolutions) = convolutions() else { return };
+    for Kernel { architecture, name, instructions, .. } in convolutions {
         match tensor_instructions(*architecture, name) {
             None => assert!(!has(instructions, "HMMA"), "{name} for sm_{architecture} rounds its operands"),
             Some(meant) => {
@@ -161,7 +168,8 @@ fn convolutions_use_tensor_cores_in_every_precision_but_float32() {
 
 #[test]
 fn convolutions_copy_asynchronously_where_the_architecture_can() {
-    for Kernel { architecture, name, instructions, .. } in convolutions() {
+    let Some(convolutions) = convolutions() else { return };
+    for Kernel { architecture, name, instructions, .. } in convolutions {
         let copies = name.starts_with("conv");
         assert_eq!(has(instructions, "LDGSTS"), copies && *architecture >= 80, "{name} for sm_{architecture}");
     }
@@ -169,7 +177,8 @@ fn convolutions_copy_asynchronously_where_the_architecture_can() {
 
 #[test]
 fn kernels_wait_for_the_launches_before_they_touch_memory_and_let_the_next_begin_where_launches_may_begin_early() {
-    for Kernel { architecture, name, instructions, .. } in kernels() {
+    let Some(kernels) = kernels() else { return };
+    for Kernel { architecture, name, instructions, .. } in kernels {
         let place = |of: &[&str]| instructions.iter().position(|name| of.iter().any(|of| name.starts_with(of)));
         let (waits, goes_on) = (place(&["ACQBULK"]), place(&["PREEXIT"]));
         let touches = place(&["LD.", "LDG", "LDGSTS", "ST.", "STG", "ATOM", "RED.", "LDE", "STE"]);
@@ -185,7 +194,8 @@ fn kernels_wait_for_the_launches_before_they_touch_memory_and_let_the_next_begin
 
 #[test]
 fn convolutions_keep_nothing_in_memory_that_belongs_in_registers() {
-    for Kernel { architecture, name, instructions, .. } in convolutions() {
+    let Some(convolutions) = convolutions() else { return };
+    for Kernel { architecture, name, instructions, .. } in convolutions {
         assert!(!instructions.iter().any(|name| is_local(name)), "{name} for sm_{architecture}");
     }
 }

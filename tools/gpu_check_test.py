@@ -141,6 +141,22 @@ class GpuCheck(unittest.TestCase):
         self.check()
         self.assertEqual((self.code, self.status("conformance")), (0, ("skipped", "the pack has no tests/conformance")))
 
+    def test_a_program_that_the_pack_has_lost_is_no_pass(self):
+        manifest = json.loads((self.pack / "pack.json").read_text(encoding="utf-8"))
+        manifest["programs"] = ["conformance"]
+        (self.pack / "pack.json").write_text(json.dumps(manifest), encoding="utf-8")
+        (self.pack / "conformance").unlink()
+        self.check()
+        self.assertEqual((self.code, self.status("conformance")), (1, ("not run", "the pack has lost conformance")))
+
+    def test_where_everything_is_skipped_nothing_passes(self):
+        (self.pack / "conformance").unlink()
+        self.check("--stages", "machine,conformance")
+        self.assertEqual((self.code, self.record["passed"]), (1, False))
+        self.assertEqual(self.said[0], "NOTHING WAS CHECKED: every stage was skipped")
+        self.check("--stages", "machine")
+        self.assertEqual((self.code, self.said[0]), (0, "nothing failed"))
+
     def test_a_program_that_cannot_run_is_a_failure(self):
         (self.pack / "frames").chmod(0o644)
         self.check()
@@ -201,6 +217,12 @@ class GpuCheck(unittest.TestCase):
         self.assertTrue(watched.startswith("--tool memcheck --error-exitcode 86 "), watched)
         self.assertIn(r"--op ^(?:Relu of maps 1x3x5x7 Normal 0\.0)$", watched)
 
+    def test_a_sanitizer_that_watches_no_test_is_no_pass(self):
+        self.program(self.path / "compute-sanitizer", CLEAN)
+        self.program(self.pack / "golden", "echo 'test result: ok. 0 passed; 0 failed; 0 ignored;'")
+        self.check("--stages", "verify,initcheck")
+        self.assertEqual((self.code, self.status("initcheck")), (1, ("not run", "no test has this name")))
+
     def test_what_a_sanitizer_finds_is_a_failure(self):
         found = "echo '========= Invalid __global__ read'; echo '========= ERROR SUMMARY: 3 errors'; exit 86"
         self.program(self.path / "compute-sanitizer", found)
@@ -233,6 +255,11 @@ class GpuCheck(unittest.TestCase):
         self.check("--stages", "bench")
         result = {"options": ["--device", "cuda", "--json"], "document": {"frame": 1.5}}
         self.assertEqual(self.stages["bench"]["result"], result)
+
+    def test_a_benchmark_that_says_no_json_is_a_failure(self):
+        self.program(self.pack / "coronet", "[ \"$2\" = --help ] && echo '--device --json' || echo 'a table'")
+        self.check("--stages", "bench")
+        self.assertEqual((self.code, self.status("bench")), (1, ("failed", "what it says is no JSON")))
 
     def test_wrong_usage_is_a_sentence(self):
         def refused(*options):

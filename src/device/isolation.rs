@@ -78,3 +78,60 @@ impl Isolation {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::cpu::CpuDevice;
+    use crate::graph::{Graph, Shape};
+    use crate::ops::Relu;
+
+    /// A program of one step whose result has padding, isolated, and its arena after a run that does what it should.
+    fn ran() -> (Program, Vec<f32>) {
+        let mut graph = Graph::new();
+        let x = graph.input("x", Shape::maps(1, 5, 3, 3));
+        let y = graph.apply_one("y", Relu, &[x]).unwrap();
+        let device = CpuDevice::new(Some(1)).unwrap();
+        let program = Program::lower(&graph, &[y], &device, Placement::Isolated { guard: 64 }).unwrap();
+        let mut arena: Vec<f32> = (0..program.arena_len()).map(unwritten).collect();
+        let result = program.span(y).unwrap();
+        arena[result.offset..result.offset + result.len].fill(0.0);
+        (program, arena)
+    }
+
+    fn found(program: &Program, arena: &[f32]) -> String {
+        let isolation = Isolation::of(program).unwrap();
+        let numbers = |span: Span| &arena[span.offset..span.offset + span.len];
+        isolation.check(program, 0, |_| Vec::new(), numbers).err().map_or(String::new(), |error| error.to_string())
+    }
+
+    #[test]
+    fn a_step_that_writes_outside_its_results_or_into_their_padding_is_found() {
+        let (program, arena) = ran();
+        assert_eq!(found(&program, &arena), "");
+        let guards = program.unused_spans();
+        assert!(guards.iter().map(|guard| guard.len).sum::<usize>() >= 2 * 64);
+        for at in guards.iter().flat_map(|guard| [guard.offset, guard.offset + guard.len - 1]) {
+            // The NaN that arithmetic makes is none of those that were there.
+            for number in [0.0, f32::NAN] {
+                let mut touched = arena.clone();
+                touched[at] = number;
+                assert!(found(&program, &touched).contains("wrote outside its results"), "{at}");
+            }
+        }
+        let result = program.span(program.steps()[0].outputs[0]).unwrap();
+        for (lane, is_padding) in [(0, false), (4, false), (5, true), (7, true)] {
+            let mut touched = arena.clone();
+            touched[result.offset + lane] = 1.0;
+            assert_eq!(found(&program, &touched).contains("in the padding of y"), is_padding, "{lane}");
+        }
+    }
+
+    #[test]
+    fn everything_that_is_computed_and_all_between_is_poisoned_and_what_is_given_is_not() {
+        let (program, _) = ran();
+        let poisoned: usize = Isolation::of(&program).unwrap().poisoned().map(|span| span.len).sum();
+        let given = program.span(program.steps()[0].inputs[0]).unwrap();
+        assert_eq!(poisoned, program.arena_len() - given.len);
+    }
+}

@@ -26,6 +26,13 @@ use std::collections::BTreeSet;
 /// The precisions of tensor cores.
 const ROUNDED: [Precision; 3] = [Precision::Tf32, Precision::Float16, Precision::BFloat16];
 
+/// What the build script sets is all that tells the builds apart: without it the plain kernels would be tested twice.
+#[test]
+fn this_is_the_build_that_was_asked_for() {
+    let asked = option_env!("CORONET_EMULATOR").unwrap_or_default();
+    assert_eq!([asked == "checked", asked == "address"], [cfg!(coronet_checked), cfg!(coronet_address)], "{asked}");
+}
+
 fn device(schedule: Schedule) -> CudaDevice {
     CudaDevice::new(EmulatedDriver::new(schedule))
 }

@@ -4,6 +4,7 @@
 //! file and lists its kernels. Here that file is taken from a folder of the mutant's own.
 
 use std::error::Error;
+use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -12,6 +13,30 @@ pub type Result<T, E = Box<dyn Error>> = std::result::Result<T, E>;
 
 /// The paths through `primitives.cuh` whose mutants are run: of a file the first that it has.
 const PATHS: [&str; 3] = ["_sm80", "_sm90", ""];
+
+/// Why there is no machine code.
+#[derive(Debug)]
+pub enum Problem {
+    /// The compiler says so of the text.
+    Refused(String),
+    /// Anything else.
+    Other(String),
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (Problem::Refused(said) | Problem::Other(said)) = self;
+        f.write_str(said)
+    }
+}
+
+impl Error for Problem {}
+
+impl From<Box<dyn Error>> for Problem {
+    fn from(error: Box<dyn Error>) -> Problem {
+        error.downcast().map_or_else(|other| Problem::Other(other.to_string()), |problem| *problem)
+    }
+}
 
 /// How kernels are compiled and linked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -109,7 +134,7 @@ impl Compiler {
         let folder = self.folder.join("originals");
         self.copy_texts(&folder)?;
         let objects = crate::in_parallel(stems, |stem| self.object(stem, &folder, &HIDDEN));
-        let objects = objects.into_iter().collect::<Result<Vec<_>, String>>()?;
+        let objects = objects.into_iter().collect::<Result<Vec<_>, Problem>>()?;
         self.link(&folder, &objects, stems)
     }
 
@@ -119,20 +144,24 @@ impl Compiler {
     }
 
     /// A kernel file with one text of `kernels/` replaced. `None` where the compiler makes the same of it as of the
-    /// original, an error with what it says where that is nothing.
-    pub fn mutant(&self, stem: &str, file: &str, text: &str, name: &str) -> Result<Option<Library>, String> {
+    /// original.
+    pub fn mutant(&self, stem: &str, file: &str, text: &str, name: &str) -> Result<Option<Library>, Problem> {
         let folder = self.folder.join(name);
-        let make = || -> Result<()> {
+        let write = || -> Result<()> {
             self.copy_texts(&folder)?;
             Ok(fs::write(folder.join(file), text)?)
         };
-        make().map_err(|problem| problem.to_string())?;
+        write()?;
         let object = self.object(stem, &folder, self.build.mutant_flags())?;
-        let code = |object: &Path| fs::read(object).map_err(|problem| problem.to_string());
-        if code(&object)? == self.original_code(stem).map_err(|problem| problem.to_string())? {
-            return Ok(None);
-        }
-        self.link(&folder, &[object], &[stem.to_owned()]).map(Some).map_err(|problem| problem.to_string())
+        let link = || -> Result<Option<Library>> {
+            if fs::read(&object)? == self.original_code(stem)? {
+                return Ok(None);
+            }
+            // No fault of the text's.
+            let linked = self.link(&folder, &[object], &[stem.to_owned()]);
+            linked.map(Some).map_err(|problem| problem.to_string().into())
+        };
+        Ok(link()?)
     }
 
     /// Forgets a mutant.
@@ -153,7 +182,7 @@ impl Compiler {
         Ok(())
     }
 
-    fn object(&self, stem: &str, folder: &Path, flags: &[&str]) -> Result<PathBuf, String> {
+    fn object(&self, stem: &str, folder: &Path, flags: &[&str]) -> Result<PathBuf, Problem> {
         let make = || -> Result<PathBuf> {
             let source = folder.join(format!("{stem}.cpp"));
             fs::write(&source, self.source(stem)?)?;
@@ -167,7 +196,7 @@ impl Compiler {
             finish(command)?;
             Ok(object)
         };
-        make().map_err(|problem| problem.to_string())
+        Ok(make()?)
     }
 
     /// What the build script compiles for a file, with the file's text beside it and the list of kernels to be seen.
@@ -211,6 +240,8 @@ fn finish(mut command: Command) -> Result<()> {
         return Ok(());
     }
     let report = String::from_utf8_lossy(&output.stderr);
-    let first = report.lines().find(|line| line.contains("error")).unwrap_or("it does not say why");
-    Err(first.to_owned().into())
+    match report.lines().find(|line| line.contains("error")) {
+        Some(first) if output.status.code() == Some(1) => Err(Problem::Refused(first.to_owned()).into()),
+        first => Err(format!("{}: {}", output.status, first.unwrap_or("it does not say why")).into()),
+    }
 }

@@ -17,7 +17,7 @@ mod survivors;
 
 use changes::Changes;
 use clap::Parser;
-use compiler::{Build, Compiler, Library, Result};
+use compiler::{Build, Compiler, Library, Problem, Result};
 use kernels::{Kernels, included};
 use mutants::Mutant;
 use report::{Fate, Report, WHEN_CHECKED};
@@ -100,6 +100,9 @@ fn test(arguments: &Arguments) -> Result<bool> {
         println!("{count} of {} mutants, drawn with --seed {seed}", chosen.len());
         chosen.sort_by_key(|mutant| hash_of(&(seed, &mutant.file, mutant.span.start, &mutant.mutated)));
         chosen.truncate(count);
+        if chosen.len() < count {
+            return Err(format!("there are only {} mutants to draw from", chosen.len()).into());
+        }
     }
     if arguments.list {
         chosen.iter().for_each(|m| println!("{}:{}: {}\n    {}", m.file, m.line_number, m.line, m.mutated));
@@ -165,7 +168,10 @@ pub fn in_parallel<T: Sync, R: Send>(items: &[T], each: impl Fn(&T) -> R + Sync)
     let mut made: Vec<(usize, R)> = std::thread::scope(|scope| {
         let cores = std::thread::available_parallelism().map_or(2, usize::from);
         let workers: Vec<_> = (0..cores).map(|_| scope.spawn(worker)).collect();
-        workers.into_iter().flat_map(|worker| worker.join().unwrap_or_default()).collect()
+        let made = |worker: std::thread::ScopedJoinHandle<'_, Vec<(usize, R)>>| {
+            worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        };
+        workers.into_iter().flat_map(made).collect()
     });
     made.sort_by_key(|(index, _)| *index);
     made.into_iter().map(|(_, result)| result).collect()
@@ -276,7 +282,9 @@ impl Bench<'_> {
         };
         let name = format!("{stem}-{:016x}", hash_of(&(&mutant.file, mutant.span.start, &mutant.mutated)));
         let fate = match rig.compiler.mutant(stem, &mutant.file, text, &name) {
-            Err(problem) => Fate::DoesNotCompile(problem),
+            // What the plain build has taken, the checked one must take, too.
+            Err(Problem::Refused(problem)) if build == Build::Plain => Fate::DoesNotCompile(problem),
+            Err(Problem::Refused(problem) | Problem::Other(problem)) => Fate::Failed(problem),
             Ok(None) => Fate::SameCode,
             Ok(Some(library)) => self.judge(rig, stem, mutant, library).unwrap_or_else(|e| Fate::Failed(e.to_string())),
         };

@@ -121,11 +121,14 @@ impl Report {
         self.explained.iter().flat_map(stale).collect()
     }
 
-    /// Whether every survivor is explained and, of a run over all mutants, enough are killed and no explanation is
-    /// left over.
+    /// Whether every survivor is explained, at least one of several mutants is killed and, of a run over all, enough are and no
+    /// explanation is left over.
     pub fn is_good(&self, is_full: bool) -> bool {
-        let went_wrong = self.fates.iter().any(|fate| matches!(fate, Fate::Failed(_)));
+        let went_wrong =
+            self.fates.len() != self.mutants.len() || self.fates.iter().any(|fate| matches!(fate, Fate::Failed(_)));
         let total = self.total();
+        // Where nothing is killed, and not for being nothing, mutants are not what is tested.
+        let went_wrong = went_wrong || self.mutants.len() > 1 && total.killed + total.explained == 0;
         let enough = !is_full || total.killed_share() >= LEAST_KILLED && self.stale().is_empty();
         !went_wrong && total.unexplained == 0 && enough
     }

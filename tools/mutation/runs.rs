@@ -98,8 +98,12 @@ impl Order {
         if matches!(self.task, Task::Measure { .. }) {
             return Err(format!("the kernels as they are: {last} ({})", output.status).into());
         }
-        let why = if last == ENDLESS { ENDLESS.to_owned() } else { format!("crashed: {}", output.status) };
-        Ok(Answer::Killed(why))
+        match output.status.code() {
+            _ if last == ENDLESS => Ok(Answer::Killed(ENDLESS.to_owned())),
+            // As `main` ends where something could not even begin; what kernels do ends in signals and panics.
+            Some(1) => Err(format!("a judge could not begin: {last}").into()),
+            _ => Ok(Answer::Killed(format!("crashed: {}", output.status))),
+        }
     }
 
     /// Does it here.
