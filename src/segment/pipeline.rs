@@ -78,7 +78,8 @@ pub struct FrameReport {
     pub index: usize,
     /// Pixels of the mask that are vessel.
     pub vessel_pixels: usize,
-    /// How long the network step took; where the device makes the masks, what it still had to do with the newest frame included.
+    /// How long the network step took; where the device makes the masks, what it still had to do with the newest frame
+    /// included.
     pub network: Duration,
 }
 

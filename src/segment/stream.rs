@@ -114,7 +114,8 @@ impl<'a> StreamSegmenter<'a> {
         self.segment(self.done).map(Some)
     }
 
-    /// How long the network took for the last mask; where the device makes the masks, what it still had to do with the newest frame included.
+    /// How long the network took for the last mask; where the device makes the masks, what it still had to do with the
+    /// newest frame included.
     pub fn network_time(&self) -> Duration {
         self.last_network_time
     }

@@ -365,7 +365,8 @@ impl Driver for Gpu {
             let free = result::mem_get_info().map_or(0, |(free, _)| free);
             let (needed, free) = (bytes >> 20, free >> 20);
             Error::Device(format!(
-                "the GPU is out of memory: {needed} MB are needed, {free} MB are free; use a smaller size, or a smaller batch to train"
+                "the GPU is out of memory: {needed} MB are needed, {free} MB are free; use a smaller size, \
+                 or a smaller batch to train"
             ))
         })
     }

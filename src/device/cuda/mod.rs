@@ -322,7 +322,8 @@ impl CudaSession {
             if let Some(&id) = step.inputs.iter().chain(&step.outputs).find(large) {
                 let (name, shape) = (&program.value(id).name, program.value(id).shape);
                 let problem = format!(
-                    "{name} ({shape}) has more numbers than a CUDA kernel can count; use a smaller size, or a smaller batch to train"
+                    "{name} ({shape}) has more numbers than a CUDA kernel can count; use a smaller size, or a \
+                     smaller batch to train"
                 );
                 return Err(Error::Device(problem));
             }
